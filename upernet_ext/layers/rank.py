@@ -1,0 +1,293 @@
+"""The one file that turns ``spatial_dims`` into torch's class names.
+
+Everything else asks here for a convolution, a norm, a pooling, a dropout or
+a resize of rank 2 or 3. The norms are torch's own, with one repair each: where
+a channel has a single value to normalise (one image a device and a pooled map
+of one pixel) torch raises; here batch norm uses its running statistics and
+instance and group norm are the identity. Parameters and keys never change.
+"""
+
+import math
+from collections.abc import Sequence
+
+import torch
+from mmcv.cnn import ConvModule
+from torch import Tensor, nn
+from torch import distributed as dist
+from torch.nn import functional as F  # noqa: N812
+
+from ..registry import MODELS
+
+SPATIAL_DIMS = (2, 3)
+
+
+def check_spatial_dims(spatial_dims: int) -> int:
+    """Return ``spatial_dims``; raise ``ValueError`` unless it is 2 or 3."""
+    if spatial_dims not in SPATIAL_DIMS:
+        raise ValueError(
+            f'spatial_dims must be 2 (images) or 3 (volumes), '
+            f'got {spatial_dims!r}'
+        )
+    return spatial_dims
+
+
+def _values_per_channel(x: Tensor) -> int:
+    return x.numel() // x.shape[1]
+
+
+class _BatchNormMixin:
+    """Use the running statistics where a channel has a single value."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        # At batch 1 a map pooled to 1x1 has one value a channel: there is no
+        # variance to estimate, and torch raises.
+        if not self.training or self._num_values(x) > 1:
+            return super().forward(x)
+        if self.running_mean is None:
+            return x
+        return F.batch_norm(
+            x,
+            self.running_mean,
+            self.running_var,
+            self.weight,
+            self.bias,
+            training=False,
+            eps=self.eps,
+        )
+
+    def _num_values(self, x: Tensor) -> int:
+        return _values_per_channel(x)
+
+
+@MODELS.register_module()
+class BatchNorm2d(_BatchNormMixin, nn.BatchNorm2d):
+    """``nn.BatchNorm2d`` that survives a single value a channel."""
+
+
+@MODELS.register_module()
+class BatchNorm3d(_BatchNormMixin, nn.BatchNorm3d):
+    """``nn.BatchNorm3d`` that survives a single value a channel."""
+
+
+@MODELS.register_module()
+class SyncBatchNorm(_BatchNormMixin, nn.SyncBatchNorm):
+    """``nn.SyncBatchNorm`` that survives a single value over all ranks."""
+
+    def _num_values(self, x: Tensor) -> int:
+        return _values_per_channel(x) * dist.get_world_size(self.process_group)
+
+
+class _InstanceNormMixin:
+    """Be the identity where a channel has a single value."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        if math.prod(x.shape[2:]) == 1 and not self.track_running_stats:
+            return x
+        return super().forward(x)
+
+
+@MODELS.register_module()
+class InstanceNorm2d(_InstanceNormMixin, nn.InstanceNorm2d):
+    """``nn.InstanceNorm2d`` that survives a single value a channel."""
+
+
+@MODELS.register_module()
+class InstanceNorm3d(_InstanceNormMixin, nn.InstanceNorm3d):
+    """``nn.InstanceNorm3d`` that survives a single value a channel."""
+
+
+@MODELS.register_module()
+class GroupNorm(nn.GroupNorm):
+    """``nn.GroupNorm`` that survives a single value a group.
+
+    Args:
+        num_channels: Channels of the input.
+        num_groups: Groups; by default the most, up to 32, that divide the
+            channels.
+        eps: Added to the variance.
+        affine: Learn a scale and a shift a channel.
+    """
+
+    def __init__(
+        self,
+        num_channels: int,
+        num_groups: int | None = None,
+        *,
+        eps: float = 1e-5,
+        affine: bool = True,
+    ) -> None:
+        num_groups = num_groups or math.gcd(32, num_channels)
+        if num_channels % num_groups:
+            raise ValueError(
+                f'GN with num_groups={num_groups} cannot split '
+                f'{num_channels} channels; choose a divisor, or leave '
+                'num_groups out'
+            )
+        super().__init__(num_groups, num_channels, eps=eps, affine=affine)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Normalise ``(N, C, *S)``."""
+        group = math.prod(x.shape[1:]) // self.num_groups
+        return x if group == 1 else super().forward(x)
+
+
+def _sync_batch_norm_works() -> bool:
+    return (
+        dist.is_available()
+        and dist.is_initialized()
+        and 'nccl' in dist.get_backend()
+    )
+
+
+def conv_cfg(spatial_dims: int) -> dict:
+    """mmcv's ``conv_cfg`` for a plain convolution of this rank."""
+    return dict(type=f'Conv{check_spatial_dims(spatial_dims)}d')
+
+
+def double(channels: int, spatial_dims: int) -> nn.Module:
+    """Transposed convolution that doubles every axis."""
+    classes = {2: nn.ConvTranspose2d, 3: nn.ConvTranspose3d}
+    conv = classes[check_spatial_dims(spatial_dims)]
+    return conv(channels, channels, kernel_size=2, stride=2)
+
+
+def norm_cfg(cfg: dict | None, spatial_dims: int) -> dict | None:
+    """Translate mmcv's ``norm_cfg`` to this rank.
+
+    ``BN``, ``IN``, ``GN`` and ``SyncBN`` work for every rank. ``SyncBN``
+    becomes ``BN`` where there is no NCCL process group (one process, or the
+    CPU). Any other type is passed on as it is.
+
+    Raises:
+        ValueError: The type names another rank, such as ``BN3d`` in 2D.
+    """
+    check_spatial_dims(spatial_dims)
+    if cfg is None:
+        return None
+    kind = cfg['type']
+    if kind == 'SyncBN' and not _sync_batch_norm_works():
+        kind = 'BN'
+    classes = {
+        'BN': f'BatchNorm{spatial_dims}d',
+        'IN': f'InstanceNorm{spatial_dims}d',
+        'SyncBN': 'SyncBatchNorm',
+        'GN': 'GroupNorm',
+    }
+    rankless = kind.removesuffix('2d').removesuffix('3d')
+    if rankless in ('BN', 'IN') and kind not in (
+        rankless,
+        f'{rankless}{spatial_dims}d',
+    ):
+        raise ValueError(
+            f'norm_cfg type {kind!r} does not fit spatial_dims='
+            f'{spatial_dims}; write {rankless!r}, which fits every rank'
+        )
+    name = classes.get(rankless if rankless in ('BN', 'IN') else kind)
+    return {**cfg, 'type': f'upernet_ext.{name}'} if name else dict(cfg)
+
+
+def conv_module(
+    in_channels: int,
+    out_channels: int,
+    kernel_size: int,
+    *,
+    spatial_dims: int,
+    norm: dict | None = None,
+    act: dict | None = None,
+    dilation: int = 1,
+    inplace: bool = True,
+    **kwargs,
+) -> ConvModule:
+    """Build mmcv's ``ConvModule`` of this rank that keeps the map's size.
+
+    Args:
+        in_channels: Channels in.
+        out_channels: Channels out.
+        kernel_size: Odd edge of the kernel.
+        spatial_dims: 2 or 3.
+        norm: mmcv's ``norm_cfg``, of any rank.
+        act: mmcv's ``act_cfg``.
+        dilation: Distance between taps, in pixels.
+        inplace: Let the activation overwrite its input.
+        **kwargs: To ``ConvModule``: ``groups``, ``bias``, ``order``.
+    """
+    return ConvModule(
+        in_channels,
+        out_channels,
+        kernel_size,
+        padding=kernel_size // 2 * dilation,
+        dilation=dilation,
+        conv_cfg=conv_cfg(spatial_dims),
+        norm_cfg=norm_cfg(norm, spatial_dims),
+        act_cfg=act,
+        inplace=inplace,
+        **kwargs,
+    )
+
+
+def max_pool(spatial_dims: int, stride: int) -> nn.Module:
+    """Max pooling whose window is its stride."""
+    classes = {2: nn.MaxPool2d, 3: nn.MaxPool3d}
+    return classes[check_spatial_dims(spatial_dims)](stride, stride)
+
+
+def channel_dropout(spatial_dims: int, ratio: float) -> nn.Module:
+    """Dropout of whole channels."""
+    classes = {2: nn.Dropout2d, 3: nn.Dropout3d}
+    return classes[check_spatial_dims(spatial_dims)](ratio)
+
+
+def adaptive_avg_pool(x: Tensor, size: Sequence[int]) -> Tensor:
+    """Average ``(N, C, *S)`` over a grid of ``size`` cells."""
+    pools = {2: F.adaptive_avg_pool2d, 3: F.adaptive_avg_pool3d}
+    return pools[check_spatial_dims(len(size))](x, tuple(size))
+
+
+def resize(
+    x: Tensor, size: Sequence[int], align_corners: bool = False
+) -> Tensor:
+    """Resample ``(N, C, *S)`` to ``(N, C, *size)``, (tri)linearly."""
+    if tuple(x.shape[2:]) == tuple(size):
+        return x
+    mode = {2: 'bilinear', 3: 'trilinear'}[check_spatial_dims(len(size))]
+    return F.interpolate(
+        x, tuple(size), mode=mode, align_corners=align_corners
+    )
+
+
+def resize_smooth(x: Tensor, size: Sequence[int]) -> Tensor:
+    """Resample a smooth field: bicubic in 2D, trilinear in 3D."""
+    mode = {2: 'bicubic', 3: 'trilinear'}[check_spatial_dims(len(size))]
+    return F.interpolate(x, tuple(size), mode=mode, align_corners=False)
+
+
+def pad_to_multiple(x: Tensor, divisor: Sequence[int]) -> Tensor:
+    """Pad the far end of every axis of ``(N, C, *S)`` to a multiple.
+
+    By reflection, which keeps the statistics of the border; by replication
+    where reflection cannot (the pad is as long as the axis).
+    """
+    pads = [-s % d for s, d in zip(x.shape[2:], divisor, strict=True)]
+    if not any(pads):
+        return x
+    fits = all(p < s for p, s in zip(pads, x.shape[2:], strict=True))
+    flat = [n for p in reversed(pads) for n in (0, p)]
+    return F.pad(x, flat, mode='reflect' if fits else 'replicate')
+
+
+def revert_sync_batch_norm(module: nn.Module) -> nn.Module:
+    """Replace SyncBN in a borrowed module where it cannot run.
+
+    In place of each ``nn.SyncBatchNorm`` comes mmengine's batch norm of any
+    rank, with its parameters; unless an NCCL process group is there.
+    """
+    if _sync_batch_norm_works():
+        return module
+    from mmengine.model import revert_sync_batchnorm
+
+    return revert_sync_batchnorm(module)
+
+
+def empty_grid(spatial_dims: int, channels: int, size: int) -> Tensor:
+    """Zeros ``(1, channels, size, ..., size)`` to measure a network with."""
+    return torch.zeros(1, channels, *[size] * check_spatial_dims(spatial_dims))

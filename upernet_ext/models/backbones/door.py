@@ -1,0 +1,230 @@
+"""The one door through which a backbone enters a segmentor.
+
+A backbone of this package tells ``out_channels`` (a number a level) and
+``out_strides`` (a tuple a level, a number an axis). A borrowed one (mmseg,
+mmpretrain, transformers, or any registered module that returns maps) is
+measured once on a small grid of zeros.
+"""
+
+import copy
+import inspect
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from ...layers.rank import empty_grid
+from ...registry import MODELS
+
+# Edge of the grid of zeros: a multiple of the usual strides, and small.
+_PROBE_SIZE = 128
+
+
+@dataclass(frozen=True)
+class Levels:
+    """What a backbone or a neck gives, finest level first by convention.
+
+    Attributes:
+        channels: Channels of each level.
+        strides: Stride of each level, one number an axis.
+    """
+
+    channels: tuple[int, ...]
+    strides: tuple[tuple[float, ...], ...]
+
+    def __str__(self) -> str:
+        return f'channels {self.channels} at strides {self.strides}'
+
+
+def accepts(cls: type, name: str) -> bool:
+    """Tell whether ``cls(name=...)`` is part of its signature.
+
+    Follows ``**kwargs`` up the class hierarchy.
+    """
+    for base in inspect.getmro(cls):
+        if '__init__' not in vars(base):
+            continue
+        parameters = inspect.signature(base.__init__).parameters
+        if name in parameters:
+            return True
+        if not any(p.kind is p.VAR_KEYWORD for p in parameters.values()):
+            return False
+    return False
+
+
+def type_of(cfg: Mapping) -> type:
+    """Find the class that a config names.
+
+    Raises:
+        KeyError: No registry knows it, or its library cannot be imported.
+    """
+    name = cfg['type']
+    if not isinstance(name, str):
+        return name
+    try:
+        cls = MODELS.get(name)
+    except ImportError as error:
+        library = name.split('.')[0]
+        hint = (
+            '; mmpretrain needs torchvision: install the torchvision that '
+            'fits your torch'
+            if 'torchvision' in str(error)
+            else ''
+        )
+        raise ImportError(
+            f'{name} needs the library {library}, which could not be '
+            f'imported: {error}{hint}'
+        ) from error
+    if cls is None:
+        raise KeyError(
+            f'model type {name!r} is not registered; write it with its '
+            "scope, such as 'upernet_ext.UPerHead' or 'mmseg.ResNetV1c'"
+        )
+    return cls
+
+
+def fill(cfg: Mapping, part: str, **values) -> dict:
+    """Copy a config with the numbers that follow from elsewhere.
+
+    A value is written where the config is silent and the class takes it.
+
+    Args:
+        cfg: With ``type``.
+        part: Its name in the model config, for messages.
+        **values: ``argument=(value, where it comes from)``.
+
+    Raises:
+        ValueError: The config says otherwise, or the class takes no
+            ``spatial_dims`` and is asked for volumes.
+    """
+    cfg = copy.deepcopy(dict(cfg))
+    cls = type_of(cfg)
+    for name, (value, origin) in values.items():
+        if name in cfg:
+            same = cfg[name] == value or (
+                isinstance(cfg[name], Sequence)
+                and isinstance(value, Sequence)
+                and list(cfg[name]) == list(value)
+            )
+            if not same:
+                raise ValueError(
+                    f'{part}.{name}={cfg[name]!r}, but {origin} '
+                    f'gives {value!r}; remove {name} from {part}, where it '
+                    'is filled in by itself, or change the other side'
+                )
+        elif accepts(cls, name):
+            cfg[name] = value
+        elif name == 'spatial_dims' and value != 2:
+            raise ValueError(
+                f'{part} type {cfg["type"]!r} takes images only, but '
+                f'spatial_dims={value}; use a type of upernet_ext, or a '
+                '2D dataset'
+            )
+    return cfg
+
+
+def build_backbone(
+    cfg: Mapping, *, in_channels: int, spatial_dims: int
+) -> tuple[nn.Module, str | Mapping | None]:
+    """Build a backbone of any library.
+
+    Args:
+        cfg: With ``type`` (scope written), the type's own arguments, and
+            ``pretrained``: a path, a URL or ``dict(checkpoint=...,
+            key_map=...)``. mmengine's ``init_cfg=dict(type='Pretrained',
+            checkpoint=...)`` is read as the same, so that it is checked too.
+        in_channels: Channels of the image.
+        spatial_dims: 2 or 3.
+
+    Returns:
+        The backbone, and its ``pretrained`` for ``interop.load_pretrained``.
+    """
+    cfg = fill(
+        cfg,
+        'backbone',
+        in_channels=(in_channels, 'the dataset'),
+        spatial_dims=(spatial_dims, 'the dataset'),
+    )
+    pretrained = cfg.pop('pretrained', None)
+    init_cfg = cfg.get('init_cfg')
+    if isinstance(init_cfg, Mapping) and init_cfg['type'] == 'Pretrained':
+        pretrained = pretrained or init_cfg['checkpoint']
+        del cfg['init_cfg']
+    if in_channels != 3 and 'in_channels' not in cfg:
+        raise ValueError(
+            f'backbone type {cfg["type"]!r} takes 3 channels only, but the '
+            f'dataset gives {in_channels}'
+        )
+    if str(cfg['type']).startswith('mmpretrain.') and accepts(
+        type_of(cfg), 'out_type'
+    ):
+        # mmpretrain's transformers give the class token by default.
+        cfg.setdefault('out_type', 'featmap')
+    return MODELS.build(cfg), pretrained
+
+
+@torch.no_grad()
+def _maps(
+    module: nn.Module, inputs: Tensor | Sequence[Tensor]
+) -> list[Tensor]:
+    """Run a module once in eval mode, and put every mode back."""
+    training = {m: m.training for m in module.modules()}
+    for m in training:
+        m.training = False
+    outputs = module(inputs)
+    for m, mode in training.items():
+        m.training = mode
+    return [outputs] if isinstance(outputs, Tensor) else list(outputs)
+
+
+def _levels(maps: Sequence[Tensor], source: str, rank: int) -> Levels:
+    if any(m.ndim != rank + 2 for m in maps):
+        shapes = [tuple(m.shape) for m in maps]
+        raise ValueError(
+            f'{source} gives tensors of shapes {shapes}, expected maps '
+            f'(N, C, *S) with {rank} spatial axes'
+        )
+    return Levels(
+        tuple(m.shape[1] for m in maps),
+        tuple(
+            tuple(
+                # round: a patch of 14 leaves 9 cells of a grid of 128
+                round(_PROBE_SIZE / s) if s <= _PROBE_SIZE else _PROBE_SIZE / s
+                for s in m.shape[2:]
+            )
+            for m in maps
+        ),
+    )
+
+
+def backbone_levels(
+    backbone: nn.Module, *, in_channels: int, spatial_dims: int
+) -> Levels:
+    """Ask a backbone for its levels, or measure them.
+
+    Raises:
+        ValueError: It does not return maps.
+    """
+    if hasattr(backbone, 'out_channels') and hasattr(backbone, 'out_strides'):
+        return Levels(
+            tuple(backbone.out_channels),
+            tuple(tuple(s) for s in backbone.out_strides),
+        )
+    zeros = empty_grid(spatial_dims, in_channels, _PROBE_SIZE)
+    return _levels(
+        _maps(backbone, zeros), type(backbone).__name__, spatial_dims
+    )
+
+
+def neck_levels(neck: nn.Module, levels: Levels) -> Levels:
+    """Ask a neck what it makes of ``levels``, or measure it."""
+    if hasattr(neck, 'output_levels'):
+        return neck.output_levels(levels)
+    zeros = [
+        torch.zeros(1, c, *(max(1, round(_PROBE_SIZE / s)) for s in stride))
+        for c, stride in zip(levels.channels, levels.strides, strict=True)
+    ]
+    return _levels(
+        _maps(neck, zeros), type(neck).__name__, len(levels.strides[0])
+    )

@@ -1,0 +1,228 @@
+"""What the heads share: one rank, one activation, losses, accuracy."""
+
+import copy
+from collections.abc import Mapping, Sequence
+
+import torch
+from mmcv.cnn import build_conv_layer
+from mmseg.models.decode_heads.decode_head import BaseDecodeHead
+from mmseg.structures import SegDataSample
+from torch import Tensor, nn
+
+from ...layers.rank import (
+    channel_dropout,
+    check_spatial_dims,
+    conv_cfg,
+    conv_module,
+    resize,
+)
+from ..backbones import type_of
+from ..losses import IGNORE_INDEX, SegmentationLoss, targets_and_mask
+
+
+def scores_to_labels(
+    logits: Tensor, *, use_sigmoid: bool, threshold: float
+) -> Tensor:
+    """Decide: the largest logit, or each probability against a threshold.
+
+    Args:
+        logits: ``(N, K, *S)``; probabilities too where ``use_sigmoid`` is
+            false.
+        use_sigmoid: Each class by itself.
+        threshold: Probability above which a class is there.
+
+    Returns:
+        ``(N, 1, *S)`` class indices, or ``(N, K, *S)`` of 0 and 1; int64.
+    """
+    if use_sigmoid:
+        return (logits.sigmoid() > threshold).long()
+    return logits.argmax(1, keepdim=True)
+
+
+class DecodeHead(BaseDecodeHead):
+    """mmsegmentation's ``BaseDecodeHead`` for images and volumes.
+
+    Args:
+        in_channels: Channels of the selected levels.
+        channels: Channels before the classifier ``conv_seg``.
+        num_classes: Classes; 1 for one foreground class by sigmoid.
+        spatial_dims: 2 or 3.
+        multi_label: Independent classes by sigmoid: a pixel may have several.
+        threshold: Probability above which a sigmoid class is there.
+        dropout_ratio: Of whole channels, before the classifier.
+        norm_cfg: mmcv's norm config; fits any rank.
+        act_cfg: mmcv's activation config.
+        in_index: The level or levels to take.
+        input_transform: ``None`` for one level, ``'multiple_select'``,
+            ``'resize_concat'``: see ``BaseDecodeHead``.
+        loss_decode: A loss config or several.
+        ignore_index: Label of pixels that do not count.
+        sampler: mmseg's pixel sampler config.
+        align_corners: Of every resize.
+        init_cfg: mmengine's initialisation config; ``conv_seg`` is Normal
+            with std 0.01 as in mmseg.
+    """
+
+    def __init__(
+        self,
+        in_channels: int | Sequence[int],
+        channels: int,
+        *,
+        num_classes: int,
+        spatial_dims: int = 2,
+        multi_label: bool = False,
+        threshold: float = 0.5,
+        dropout_ratio: float = 0.1,
+        norm_cfg: Mapping | None = None,
+        act_cfg: Mapping | None = None,
+        in_index: int | Sequence[int] = -1,
+        input_transform: str | None = None,
+        loss_decode: Mapping | Sequence[Mapping] | None = None,
+        ignore_index: int = IGNORE_INDEX,
+        sampler: Mapping | None = None,
+        align_corners: bool = False,
+        init_cfg: Mapping | None = None,
+    ) -> None:
+        self.use_sigmoid = multi_label or num_classes == 1
+        super().__init__(
+            in_channels,
+            channels,
+            num_classes=num_classes,
+            out_channels=num_classes,
+            threshold=threshold,
+            dropout_ratio=dropout_ratio,
+            norm_cfg=norm_cfg,
+            act_cfg=act_cfg or dict(type='ReLU'),
+            in_index=in_index,
+            input_transform=input_transform,
+            loss_decode=self._loss_cfg(loss_decode),
+            ignore_index=ignore_index,
+            sampler=sampler,
+            align_corners=align_corners,
+            init_cfg=init_cfg
+            or dict(type='Normal', std=0.01, override=dict(name='conv_seg')),
+        )
+        self.spatial_dims = check_spatial_dims(spatial_dims)
+        # The parent made both for images.
+        self.conv_seg = build_conv_layer(
+            conv_cfg(spatial_dims), channels, num_classes, 1
+        )
+        if dropout_ratio > 0:
+            self.dropout = channel_dropout(spatial_dims, dropout_ratio)
+
+    def _loss_cfg(
+        self, loss_decode: Mapping | Sequence[Mapping] | None
+    ) -> dict | list[dict]:
+        """Fill ``use_sigmoid`` into our losses; refuse a contradiction."""
+        if loss_decode is None:
+            loss_decode = dict(type='upernet_ext.CrossEntropyLoss')
+        if not isinstance(loss_decode, Mapping):
+            return [self._loss_cfg(cfg) for cfg in loss_decode]
+        cfg = copy.deepcopy(dict(loss_decode))
+        stated = cfg.get('use_sigmoid', self.use_sigmoid)
+        if stated != self.use_sigmoid:
+            raise ValueError(
+                f'{cfg["type"]}: use_sigmoid={stated}, but the head has '
+                f'use_sigmoid={self.use_sigmoid} (num_classes=1 or '
+                'multi_label=True); remove it, the head fills it in'
+            )
+        if issubclass(type_of(cfg), SegmentationLoss):
+            cfg['use_sigmoid'] = self.use_sigmoid
+        return cfg
+
+    def _conv(self, in_channels: int, kernel_size: int, **kwargs) -> nn.Module:
+        """Build a ConvModule to ``channels`` with this head's norm."""
+        return conv_module(
+            in_channels,
+            self.channels,
+            kernel_size,
+            spatial_dims=self.spatial_dims,
+            norm=self.norm_cfg,
+            act=self.act_cfg,
+            **kwargs,
+        )
+
+    def _transform_inputs(
+        self, inputs: Sequence[Tensor]
+    ) -> Tensor | list[Tensor]:
+        """Take this head's levels out of ``inputs``."""
+        if self.input_transform is None:
+            return inputs[self.in_index]
+        selected = [inputs[i] for i in self.in_index]
+        if self.input_transform == 'multiple_select':
+            return selected
+        size = selected[0].shape[2:]
+        return torch.cat(
+            [resize(x, size, self.align_corners) for x in selected], dim=1
+        )
+
+    def _stack_batch_gt(self, samples: Sequence[SegDataSample]) -> Tensor:
+        labels = torch.stack([s.gt_sem_seg.data for s in samples])
+        return labels if labels.shape[1] > 1 else labels[:, 0]
+
+    def loss_by_feat(
+        self, seg_logits: Tensor, batch_data_samples: Sequence[SegDataSample]
+    ) -> dict[str, Tensor]:
+        """Compute the losses and the pixel accuracy.
+
+        Our losses get the low-resolution logits; foreign ones, and a pixel
+        sampler, get them at the labels' size.
+
+        Args:
+            seg_logits: ``(N, K, *s)``.
+            batch_data_samples: With ``gt_sem_seg`` ``(1, *S)`` class indices
+                or ``(K, *S)`` of 0 and 1.
+
+        Returns:
+            One entry a loss, and ``acc_seg`` in percent.
+        """
+        labels = self._stack_batch_gt(batch_data_samples)
+        size = labels.shape[2 - seg_logits.ndim :]
+        with torch.set_grad_enabled(self._needs_full_size()):
+            full = resize(seg_logits, size, self.align_corners)
+        weight = self.sampler and self.sampler.sample(full, labels[:, None])
+        losses = {}
+        for loss in self._losses():
+            if isinstance(loss, SegmentationLoss):
+                value = loss(
+                    seg_logits,
+                    labels,
+                    ignore_index=self.ignore_index,
+                    align_corners=self.align_corners,
+                    weight=weight,
+                )
+            else:
+                value = loss(
+                    full,
+                    labels,
+                    weight=weight,
+                    ignore_index=self.ignore_index,
+                )
+            losses[loss.loss_name] = losses.get(loss.loss_name, 0) + value
+        losses['acc_seg'] = self._accuracy(full.detach(), labels)
+        return losses
+
+    def _losses(self) -> Sequence[nn.Module]:
+        if isinstance(self.loss_decode, nn.ModuleList):
+            return self.loss_decode
+        return [self.loss_decode]
+
+    def _needs_full_size(self) -> bool:
+        foreign = any(
+            not isinstance(loss, SegmentationLoss) for loss in self._losses()
+        )
+        return torch.is_grad_enabled() and foreign
+
+    def _accuracy(self, logits: Tensor, labels: Tensor) -> Tensor:
+        """Percentage of the values that count which are right."""
+        if not self.use_sigmoid:
+            mask = labels != self.ignore_index
+            right = (logits.argmax(1) == labels) & mask
+        else:
+            targets, mask = targets_and_mask(logits, labels, self.ignore_index)
+            found = scores_to_labels(
+                logits, use_sigmoid=True, threshold=self.threshold
+            )
+            mask = mask.expand_as(targets).bool()
+            right = (found == targets) & mask
+        return 100 * right.sum() / mask.sum().clamp(min=1)

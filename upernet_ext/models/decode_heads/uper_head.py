@@ -1,0 +1,130 @@
+"""The head of UPerNet.
+
+Paper: Unified Perceptual Parsing for Scene Understanding,
+https://arxiv.org/abs/1807.10221, section 3.1. Function and parameter names
+are mmsegmentation's (mmseg/models/decode_heads/uper_head.py), whose published
+checkpoints load as they are.
+"""
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+
+from ...layers.pyramid_pooling import PPM
+from ...layers.rank import resize
+from ...registry import MODELS
+from .decode_head import DecodeHead
+
+
+@MODELS.register_module()
+class UPerHead(DecodeHead):
+    """Pyramid pooling on the deepest level, a feature pyramid, one fusion.
+
+    Args:
+        in_channels: Channels of each level, finest first.
+        channels: Channels of the head.
+        top_down: What the top-down path carries: ``'lateral'``, the sums
+            before their 3x3 convolution (mmseg, transformers), or
+            ``'fused'``, after it (medicai). Parameters are the same.
+        pool_scales: Cells an axis of the pyramid pooling.
+        in_index: Levels to take; all by default.
+        **kwargs: To ``DecodeHead``: ``num_classes``, ``spatial_dims``,
+            ``norm_cfg``, ``dropout_ratio``, ``loss_decode``, ...
+    """
+
+    multi_level = True
+
+    def __init__(
+        self,
+        in_channels: Sequence[int],
+        channels: int,
+        *,
+        top_down: str = 'lateral',
+        pool_scales: Sequence[int] = (1, 2, 3, 6),
+        in_index: Sequence[int] | None = None,
+        **kwargs,
+    ) -> None:
+        if top_down not in ('lateral', 'fused'):
+            raise ValueError(
+                f"top_down must be 'lateral' or 'fused', got {top_down!r}"
+            )
+        in_channels = list(in_channels)
+        super().__init__(
+            in_channels,
+            channels,
+            in_index=list(in_index or range(len(in_channels))),
+            input_transform='multiple_select',
+            **kwargs,
+        )
+        self.top_down = top_down
+        self.psp_modules = PPM(
+            pool_scales,
+            in_channels[-1],
+            channels,
+            spatial_dims=self.spatial_dims,
+            norm_cfg=self.norm_cfg,
+            act_cfg=self.act_cfg,
+            align_corners=self.align_corners,
+        )
+        self.bottleneck = self._conv(
+            in_channels[-1] + len(pool_scales) * channels, 3
+        )
+        # The deepest level has the pyramid pooling in place of both.
+        self.lateral_convs = nn.ModuleList(
+            self._conv(c, 1, inplace=False) for c in in_channels[:-1]
+        )
+        self.fpn_convs = nn.ModuleList(
+            self._conv(channels, 3, inplace=False) for _ in in_channels[:-1]
+        )
+        self.fpn_bottleneck = self._conv(len(in_channels) * channels, 3)
+
+    def forward(self, inputs: Sequence[Tensor]) -> Tensor:
+        """Fuse the levels and classify every pixel or voxel.
+
+        Args:
+            inputs: The backbone's or neck's maps ``(N, C_i, *S_i)``; those
+                of ``in_index`` are taken.
+
+        Returns:
+            Logits ``(N, num_classes, *S_0)``, at the finest level's stride.
+
+        Raises:
+            ValueError: A map has other channels than ``in_channels``.
+        """
+        features = self._transform_inputs(inputs)
+        found = [x.shape[1] for x in features]
+        if found != list(self.in_channels):
+            raise ValueError(
+                f'UPerHead was built for in_channels={self.in_channels}, but '
+                f'the maps have {found}; build it with those, or set the '
+                "neck's out_channels"
+            )
+        levels = self._pyramid(features)
+        size = levels[0].shape[2:]
+        fused = torch.cat(
+            [resize(x, size, self.align_corners) for x in levels], dim=1
+        )
+        return self.cls_seg(self.fpn_bottleneck(fused))
+
+    def _pyramid(self, features: Sequence[Tensor]) -> list[Tensor]:
+        """Run the top-down path; return one map a level, finest first."""
+        path = self._pool(features[-1])
+        levels = [path]
+        for feature, lateral_conv, fpn_conv in zip(
+            reversed(features[:-1]),
+            reversed(self.lateral_convs),
+            reversed(self.fpn_convs),
+            strict=True,
+        ):
+            total = self._add(lateral_conv(feature), path)
+            level = fpn_conv(total)
+            path = level if self.top_down == 'fused' else total
+            levels.insert(0, level)
+        return levels
+
+    def _pool(self, x: Tensor) -> Tensor:
+        return self.bottleneck(torch.cat([x, *self.psp_modules(x)], dim=1))
+
+    def _add(self, lateral: Tensor, path: Tensor) -> Tensor:
+        return lateral + resize(path, lateral.shape[2:], self.align_corners)

@@ -1,0 +1,19 @@
+"""Datasets and what reads them."""
+
+from .folder import FolderDataset
+from .mni152 import MNI152Dataset
+from .transforms import (
+    LoadImage,
+    LoadMask,
+    PackInputs,
+    PhotoMetricDistortion,
+)
+
+__all__ = [
+    'FolderDataset',
+    'LoadImage',
+    'LoadMask',
+    'MNI152Dataset',
+    'PackInputs',
+    'PhotoMetricDistortion',
+]

@@ -1,0 +1,33 @@
+"""A pipeline whose errors name the sample."""
+
+from typing import Any
+
+from mmcv.transforms import Compose
+
+
+def run_pipeline(pipeline: Compose, sample: dict[str, Any]) -> Any:
+    """Run the transforms; an error names the image and the transform.
+
+    Args:
+        pipeline: The transforms (mmengine's or mmcv's ``Compose``).
+        sample: What the dataset knows, with ``img_path``.
+
+    Returns:
+        The last transform's result, or ``None`` as soon as one returns it.
+
+    Raises:
+        RuntimeError: A transform failed. It has one string argument, so it
+            passes unchanged from a dataloader's worker to the main process.
+    """
+    path = sample['img_path']
+    for transform in pipeline.transforms:
+        try:
+            sample = transform(sample)
+        except Exception as error:
+            raise RuntimeError(
+                f'{path}: {type(transform).__name__} failed: '
+                f'{type(error).__name__}: {error}'
+            ) from error
+        if sample is None:
+            return None
+    return sample

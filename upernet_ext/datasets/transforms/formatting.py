@@ -1,0 +1,108 @@
+"""The end of every pipeline."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from mmcv.transforms import BaseTransform
+from mmseg.structures import SegDataSample
+
+from ...registry import TRANSFORMS
+from ...structures import GridData
+
+META_KEYS = (
+    'img_path',
+    'seg_map_path',
+    'ori_shape',
+    'img_shape',
+    'pad_shape',
+    'scale_factor',
+    'flip',
+    'flip_direction',
+    'reduce_zero_label',
+    'label_map',
+    'spacing',
+)
+
+
+@TRANSFORMS.register_module()
+class PackInputs(BaseTransform):
+    """Pack a sample of any rank for the model.
+
+    Images are ``(H, W, C)`` or ``(H, W)`` (OpenCV drops a single channel),
+    volumes ``(C, D, H, W)``. The mask, if there is one, has the grid ``S`` of
+    the image, or of the file where a test pipeline resizes the image before
+    it loads the mask. With ``label_sets`` (see ``LoadMask``) it becomes ``K``
+    channels.
+
+    Args:
+        meta_keys: Keys copied into the sample's metainfo where the pipeline
+            has them. ``img_shape`` and ``pad_shape`` are the grid ``S`` of
+            ``inputs``; ``spacing`` is the distance of neighbouring pixels or
+            voxels in mm, one number an axis of ``S``.
+    """
+
+    def __init__(self, meta_keys: Sequence[str] = META_KEYS) -> None:
+        self.meta_keys = tuple(meta_keys)
+
+    def transform(self, results: dict[str, Any]) -> dict[str, Any]:
+        """Pack the sample.
+
+        Returns:
+            ``inputs``, ``uint8`` or ``float32`` of ``(C, *S)``, and
+            ``data_samples`` with ``gt_sem_seg`` of ``(1, *S)`` or
+            ``(K, *S)``, ``int64``.
+
+        Raises:
+            ValueError: The rank of the image is not 2, 3 or 4, or the mask
+                has another grid.
+        """
+        image = _channels_first(results['img'], results.get('img_path'))
+        if image.dtype != np.uint8:
+            image = image.astype(np.float32, copy=False)
+        grid = image.shape[1:]
+        metainfo = {k: results[k] for k in self.meta_keys if k in results}
+        for key in ('img_shape', 'pad_shape'):
+            if key in self.meta_keys:
+                metainfo[key] = grid
+        sample = SegDataSample(metainfo=metainfo)
+        if 'gt_seg_map' in results:
+            mask = results['gt_seg_map']
+            if mask.shape not in (grid, tuple(results.get('ori_shape', ()))):
+                raise ValueError(
+                    f'{results.get("img_path")}: the image has the grid '
+                    f'{grid}, but the mask has the shape {mask.shape}; load '
+                    'masks with LoadMask, and transform both alike'
+                )
+            if 'label_sets' in results:
+                mask = np.moveaxis(results['label_sets'][mask], -1, 0)
+            else:
+                mask = mask[None]
+            geometry = {k: metainfo[k] for k in ('spacing',) if k in metainfo}
+            sample.gt_sem_seg = GridData(
+                metainfo=geometry,
+                data=torch.from_numpy(
+                    np.ascontiguousarray(mask, dtype=np.int64)
+                ),
+            )
+        return dict(
+            inputs=torch.from_numpy(np.ascontiguousarray(image)),
+            data_samples=sample,
+        )
+
+    def __repr__(self) -> str:
+        return f'{type(self).__name__}(meta_keys={self.meta_keys})'
+
+
+def _channels_first(image: np.ndarray, path: str | None) -> np.ndarray:
+    if image.ndim == 2:
+        return image[None]
+    if image.ndim == 3:
+        return image.transpose(2, 0, 1)
+    if image.ndim == 4:
+        return image
+    raise ValueError(
+        f'{path}: PackInputs takes images (H, W), (H, W, C) and volumes '
+        f'(C, D, H, W), got shape {image.shape}'
+    )

@@ -1,0 +1,491 @@
+"""Images and masks from files, checked where they are read."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any, Literal
+
+import cv2
+import numpy as np
+from mmcv.transforms import BaseTransform
+
+from ...registry import TRANSFORMS
+from .reading import read_image, read_mask
+
+IGNORE_INDEX = 255
+
+
+@TRANSFORMS.register_module()
+class LoadImage(BaseTransform):
+    """Load an image on the 0..255 scale.
+
+    The array has a channel axis, ``(H, W, C)``. Three channels come in BGR
+    order, which mmcv's colour transforms assume; any other number comes in
+    the order of the file. ``uint8`` stays ``uint8``; 16-bit images and those
+    with a ``value_range`` become ``float32`` in 0..255. Images are turned as
+    their EXIF orientation says, whatever ``color`` is; masks are not.
+
+    Sets ``img``, ``img_shape`` and ``ori_shape`` (``(H, W)``) and
+    ``num_channels``. A sample that has ``img`` already (``(H, W)`` or
+    ``(H, W, C)``, BGR) is not read again.
+
+    Args:
+        color: ``'color'``: three channels, grey is repeated.
+            ``'grayscale'``: one channel, the luma (ITU-R BT.601) of colours.
+            Both drop an alpha channel that is opaque everywhere and refuse
+            any other. ``'unchanged'``: the channels of the file.
+        value_range: The file values ``(low, high)`` that become 0 and 255;
+            values outside are clipped. ``None`` takes ``(0, 255)`` for 8-bit
+            and ``(0, 65535)`` for unsigned 16-bit images; all other types
+            need it.
+
+    Raises:
+        ValueError: The file cannot be decoded, its channels do not fit
+            ``color``, or its type needs a ``value_range``.
+    """
+
+    def __init__(
+        self,
+        color: Literal['color', 'grayscale', 'unchanged'] = 'color',
+        *,
+        value_range: tuple[float, float] | None = None,
+    ) -> None:
+        if color not in ('color', 'grayscale', 'unchanged'):
+            raise ValueError(
+                "LoadImage: color must be 'color', 'grayscale' or "
+                f"'unchanged', got {color!r}"
+            )
+        if value_range is not None and not value_range[0] < value_range[1]:
+            raise ValueError(
+                'LoadImage: value_range must be (low, high) with low < high, '
+                f'got {value_range}'
+            )
+        self.color = color
+        self.value_range = value_range
+
+    def transform(self, results: dict[str, Any]) -> dict[str, Any]:
+        """Load ``results['img_path']``."""
+        path = results.get('img_path')
+        in_memory = 'img' in results
+        image = results['img'] if in_memory else read_image(path)
+        image = image[..., None] if image.ndim == 2 else image
+        if image.ndim != 3 or 0 in image.shape:
+            raise ValueError(
+                f'{path}: LoadImage needs (H, W) or (H, W, C), got an array '
+                f'of shape {image.shape}'
+            )
+        if self.color != 'unchanged':
+            image = self._drop_alpha(image, path)
+        if image.shape[2] == 3 and not in_memory:
+            image = image[..., ::-1]
+        image = np.ascontiguousarray(self._rescale(image, path))
+        if self.color == 'color' and image.shape[2] == 1:
+            image = np.repeat(image, 3, axis=2)
+        if self.color == 'grayscale' and image.shape[2] == 3:
+            image = cv2.cvtColor(image, cv2.COLOR_BGR2GRAY)[..., None]
+        results['img'] = image
+        results['img_shape'] = image.shape[:2]
+        results['ori_shape'] = image.shape[:2]
+        results['num_channels'] = image.shape[2]
+        return results
+
+    def _drop_alpha(self, image: np.ndarray, path: str) -> np.ndarray:
+        """Leave the one or three channels that have a colour."""
+        channels = image.shape[2]
+        if channels == 4:
+            return _drop_opaque_alpha(
+                image, path, "load it with LoadImage(color='unchanged')"
+            )
+        if channels not in (1, 3):
+            raise ValueError(
+                f'{path}: an image of {channels} channels cannot become '
+                f"{self.color!r}; use LoadImage(color='unchanged') and "
+                f'in_channels={channels}'
+            )
+        return image
+
+    def _rescale(self, image: np.ndarray, path: str) -> np.ndarray:
+        """Bring the values to 0..255: ``uint8`` or ``float32``."""
+        if self.value_range is not None:
+            low, high = self.value_range
+        elif image.dtype == np.uint8:
+            return image
+        elif image.dtype == np.uint16:
+            low, high = 0, 65535
+        elif image.dtype == bool:
+            low, high = 0, 1
+        else:
+            raise ValueError(
+                f'{path}: {image.dtype} images have no known scale (this one '
+                f'spans {image.min()} to {image.max()}); give '
+                'LoadImage(value_range=(low, high)), the values that become '
+                '0 and 255'
+            )
+        image = image.astype(np.float32)
+        if not np.isfinite(image).all():
+            count = int((~np.isfinite(image)).sum())
+            raise ValueError(
+                f'{path}: {count} values are NaN or infinite; replace them'
+            )
+        image = (image - low) * (255 / (high - low))
+        return np.clip(image, 0, 255, out=image)
+
+    def __repr__(self) -> str:
+        return (
+            f'{type(self).__name__}(color={self.color!r}, '
+            f'value_range={self.value_range})'
+        )
+
+
+@TRANSFORMS.register_module()
+class LoadMask(BaseTransform):
+    """Load a mask as class indices ``(H, W)`` and check every value.
+
+    Of a mask file's values, in this order: ``reduce_zero_label`` makes 0
+    ignored and the rest one smaller; ``label_map`` replaces values, each of
+    which, but 255, must be in it; then all must be a class or 255 (ignored).
+    RGB masks are looked up in ``palette`` instead; without one, three equal
+    channels are read as one. Palette images give their indices.
+
+    Arguments left at ``None`` come from the sample, where a dataset has put
+    them: ``num_classes``, ``label_map``, ``mask_palette``, ``multi_label``,
+    ``reduce_zero_label`` (mmseg's datasets give ``label_map`` and
+    ``reduce_zero_label``).
+
+    With ``multi_label`` the file is ``(H, W, K)`` of 0, 1 and 255. 2D
+    transforms cannot pad or rotate that, so ``gt_seg_map`` becomes the
+    ``(H, W)`` index of each pixel's set of labels, 255 for padding, and
+    ``label_sets`` the table ``(sets, K)``; ``PackInputs`` looks it up.
+
+    Sets ``gt_seg_map`` and adds it to ``seg_fields``. A sample that has
+    ``gt_seg_map`` already is checked, but not read again.
+
+    Args:
+        num_classes: Labels must be below it. 1 is one foreground class:
+            labels 0 and 1. ``None`` and no such key in the sample: any label
+            below 255.
+        label_map: File value to class index or 255.
+        palette: RGB colours of labels 0, 1, ...; further colours are ignored
+            pixels.
+        multi_label: Whether the file has one channel a class.
+        reduce_zero_label: Whether 0 is ignored and 1 the first class.
+
+    Raises:
+        ValueError: There is no mask, it cannot be decoded, its size is not
+            the image's, or a value or colour is no class; the message names
+            file, value and number of pixels.
+    """
+
+    def __init__(
+        self,
+        num_classes: int | None = None,
+        label_map: Mapping[int, int] | None = None,
+        *,
+        palette: Sequence[Sequence[int]] | None = None,
+        multi_label: bool | None = None,
+        reduce_zero_label: bool | None = None,
+    ) -> None:
+        if num_classes is not None and not 0 < num_classes <= IGNORE_INDEX:
+            raise ValueError(
+                f'LoadMask: num_classes must be 1 to {IGNORE_INDEX}, got '
+                f'{num_classes}'
+            )
+        self.options = dict(
+            num_classes=num_classes,
+            label_map=label_map,
+            mask_palette=palette,
+            multi_label=multi_label,
+            reduce_zero_label=reduce_zero_label,
+        )
+
+    def transform(self, results: dict[str, Any]) -> dict[str, Any]:
+        """Load ``results['seg_map_path']``."""
+        path = results.get('seg_map_path')
+        if 'gt_seg_map' in results:
+            path = path or results.get('img_path')
+            mask = results['gt_seg_map']
+        elif path is None:
+            raise ValueError(
+                f'{results.get("img_path")}: the dataset has no mask for it; '
+                'give ann_dir, or take LoadMask out of the pipeline'
+            )
+        else:
+            mask = read_mask(path)
+        options = {
+            key: results.get(key) if value is None else value
+            for key, value in self.options.items()
+        }
+        multi_label = bool(options['multi_label'])
+        labels = to_labels(
+            mask,
+            path,
+            num_classes=options['num_classes'],
+            label_map=options['label_map'],
+            palette=options['mask_palette'],
+            multi_label=multi_label,
+            reduce_zero_label=bool(options['reduce_zero_label']),
+        )
+        size = results.get('ori_shape')
+        if size is not None and labels.shape[:2] != tuple(size):
+            hint = ''
+            if labels.shape[1::-1] == tuple(size):
+                hint = (
+                    '; height and width are swapped: the image may have an '
+                    'EXIF orientation, which is applied to images only'
+                )
+            raise ValueError(
+                f'{path}: the mask is {labels.shape[0]} x {labels.shape[1]} '
+                f'pixels, its image {results.get("img_path")} is {size[0]} x '
+                f'{size[1]}{hint}'
+            )
+        if multi_label:
+            labels, results['label_sets'] = _index_label_sets(labels)
+        results['gt_seg_map'] = labels
+        fields = results.setdefault('seg_fields', [])
+        if 'gt_seg_map' not in fields:
+            fields.append('gt_seg_map')
+        return results
+
+    def __repr__(self) -> str:
+        options = ', '.join(f'{k}={v}' for k, v in self.options.items())
+        return f'{type(self).__name__}({options})'
+
+
+def to_labels(
+    mask: np.ndarray,
+    path: str,
+    *,
+    num_classes: int | None = None,
+    label_map: Mapping[int, int] | None = None,
+    palette: Sequence[Sequence[int]] | None = None,
+    multi_label: bool = False,
+    reduce_zero_label: bool = False,
+) -> np.ndarray:
+    """Turn a mask file's array into labels; see ``LoadMask``.
+
+    Args:
+        mask: ``(H, W)`` or ``(H, W, C)``, RGB.
+        path: The file, for messages.
+        num_classes: See ``LoadMask``.
+        label_map: See ``LoadMask``.
+        palette: See ``LoadMask``.
+        multi_label: See ``LoadMask``.
+        reduce_zero_label: See ``LoadMask``.
+
+    Returns:
+        ``uint8``: class indices ``(H, W)``, or 0/1 ``(H, W, K)`` with
+        ``multi_label``; 255 is ignored.
+
+    Raises:
+        ValueError: The array has another form, or a value is no class.
+    """
+    if mask.ndim not in (2, 3) or 0 in mask.shape:
+        raise ValueError(
+            f'{path}: a mask must be (H, W) or (H, W, C), got {mask.shape}'
+        )
+    if multi_label:
+        mask = mask[..., None] if mask.ndim == 2 else mask
+        if num_classes is not None and mask.shape[2] != num_classes:
+            raise ValueError(
+                f'{path}: multi_label needs one channel a class, (H, W, '
+                f'{num_classes}), got {mask.shape}'
+            )
+    elif mask.ndim == 3:
+        if mask.shape[2] in (2, 4):
+            mask = _drop_opaque_alpha(
+                mask, path, 'write the mask without alpha'
+            )
+        if mask.shape[2] == 3 and palette is not None:
+            return _colors_to_labels(mask, path, palette, num_classes)
+        if (mask != mask[..., :1]).any():
+            if mask.shape[2] == 3:
+                change = (
+                    'give palette=[(r, g, b), ...], one colour a class, or '
+                    'multi_label=True for one channel a class'
+                )
+            else:
+                change = 'give multi_label=True for one channel a class'
+            raise ValueError(
+                f'{path}: the mask has {mask.shape[2]} channels; {change}'
+            )
+        mask = mask[..., 0]
+    return _relabel(
+        _as_integers(mask, path),
+        path,
+        num_labels=2 if multi_label else _num_labels(num_classes),
+        label_map=label_map,
+        reduce_zero_label=reduce_zero_label,
+    )
+
+
+def _num_labels(num_classes: int | None) -> int:
+    """Number of labels; one foreground class has two, 0 and 1."""
+    return IGNORE_INDEX if num_classes is None else max(num_classes, 2)
+
+
+def _drop_opaque_alpha(
+    image: np.ndarray, path: str, change: str
+) -> np.ndarray:
+    alpha = image[..., -1]
+    opaque = np.iinfo(image.dtype).max if image.dtype.kind in 'iu' else 1
+    if (alpha != opaque).any():
+        raise ValueError(
+            f'{path}: {int((alpha != opaque).sum())} pixels are '
+            'transparent, so their colour is not defined; flatten the image, '
+            f'or {change}'
+        )
+    return image[..., :-1]
+
+
+def _as_integers(mask: np.ndarray, path: str) -> np.ndarray:
+    if mask.dtype == bool:
+        return mask.astype(np.uint8)
+    if mask.dtype.kind in 'iu':
+        return mask
+    if mask.dtype.kind != 'f':
+        raise ValueError(f'{path}: a mask cannot be {mask.dtype}')
+    fractions = mask[~(np.isfinite(mask) & (mask == np.round(mask)))]
+    if fractions.size:
+        raise ValueError(
+            f'{path}: {fractions.size} pixels are no whole number, for '
+            f'example {fractions[0]}; a mask holds class indices'
+        )
+    return mask.astype(np.int64)
+
+
+def _relabel(
+    mask: np.ndarray,
+    path: str,
+    *,
+    num_labels: int,
+    label_map: Mapping[int, int] | None,
+    reduce_zero_label: bool,
+) -> np.ndarray:
+    """Map file values to labels through a table, and check the result."""
+    if mask.dtype == np.uint8:
+        counts = np.bincount(mask.ravel(), minlength=256)
+        values = np.flatnonzero(counts)
+        counts, index, slots = counts[values], mask, values
+        table = np.empty(256, np.uint8)
+    else:
+        values, index, counts = np.unique(
+            mask, return_inverse=True, return_counts=True
+        )
+        slots, table = slice(None), np.empty(len(values), np.uint8)
+    labels, wrong = [], []
+    for value, count in zip(values.tolist(), counts.tolist(), strict=True):
+        label = value
+        if reduce_zero_label and label != IGNORE_INDEX:
+            label = label - 1 if label else IGNORE_INDEX
+        if label_map is not None and label in label_map:
+            label = label_map[label]
+        elif label_map is not None and label != IGNORE_INDEX:
+            label = -1
+        if label != IGNORE_INDEX and not 0 <= label < num_labels:
+            wrong.append((value, count))
+            label = IGNORE_INDEX
+        labels.append(label)
+    if wrong:
+        raise ValueError(
+            _describe_wrong(
+                wrong, path, num_labels, label_map, reduce_zero_label
+            )
+        )
+    table[slots] = labels
+    return table[index].reshape(mask.shape)
+
+
+def _describe_wrong(
+    wrong: list[tuple[int, int]],
+    path: str,
+    num_labels: int,
+    label_map: Mapping[int, int] | None,
+    reduce_zero_label: bool,
+) -> str:
+    found = ', '.join(f'{v} ({n} pixels)' for v, n in wrong[:5])
+    more = f' and {len(wrong) - 5} more values' if len(wrong) > 5 else ''
+    if label_map is not None:
+        allowed = (
+            f'label_map={dict(label_map)} has no label in 0..'
+            f'{num_labels - 1} or {IGNORE_INDEX} (ignored) for it; add it'
+        )
+    else:
+        allowed = (
+            f'labels are 0..{num_labels - 1} and {IGNORE_INDEX} (ignored); '
+            'give label_map={file value: class index or 255}'
+        )
+        if not reduce_zero_label and wrong[0][0] == num_labels:
+            allowed += (
+                ', or reduce_zero_label=True if 0 means "no class" and the '
+                'classes start at 1'
+            )
+    return f'{path}: the mask has the value {found}{more}, but {allowed}'
+
+
+def _colors_to_labels(
+    mask: np.ndarray,
+    path: str,
+    palette: Sequence[Sequence[int]],
+    num_classes: int | None,
+) -> np.ndarray:
+    if num_classes is not None and len(palette) < _num_labels(num_classes):
+        raise ValueError(
+            f'{path}: an RGB mask of {_num_labels(num_classes)} labels needs '
+            f'as many colours, palette has {len(palette)}'
+        )
+    num_labels = len(palette) if num_classes is None else num_classes
+    shifts = np.array([65536, 256, 1])
+    keys = np.asarray(palette, np.int64) @ shifts
+    if len(set(keys.tolist())) < len(keys):
+        raise ValueError(f'two colours of the palette are equal: {palette}')
+    order = np.argsort(keys)
+    labels = np.arange(len(keys))
+    labels[max(num_labels, 2) :] = IGNORE_INDEX
+    codes = mask.astype(np.int64) @ shifts
+    slots = np.searchsorted(keys[order], codes).clip(max=len(keys) - 1)
+    unknown = keys[order][slots] != codes
+    if unknown.any():
+        colors, counts = np.unique(mask[unknown], axis=0, return_counts=True)
+        found = ', '.join(
+            f'{tuple(c)} ({n} pixels)'
+            for c, n in zip(colors[:5].tolist(), counts.tolist(), strict=False)
+        )
+        raise ValueError(
+            f'{path}: {len(colors)} colours of the mask are not in the '
+            f'palette: {found}; append a colour that means "no class" to the '
+            'palette after the classes'
+        )
+    return labels[order][slots].astype(np.uint8)
+
+
+def _index_label_sets(labels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Number the distinct label vectors of ``(H, W, K)``.
+
+    Returns:
+        The index ``(H, W)`` of each pixel's vector, never 255, and the table
+        ``(sets, K)``, in which row 255 is all ignored.
+    """
+    values = np.array([0, 1, IGNORE_INDEX], np.uint8)
+    code_of = np.zeros(256, np.int64)
+    code_of[values] = np.arange(3)
+    index = np.zeros(labels.shape[:2], np.int64)
+    sets = np.zeros((1, 0), np.uint8)
+    for k in range(labels.shape[2]):
+        codes = index * 3 + code_of[labels[..., k]]
+        present = np.flatnonzero(np.bincount(codes.ravel()))
+        table = np.zeros(present[-1] + 1, np.int64)
+        table[present] = np.arange(len(present))
+        index = table[codes]
+        sets = np.c_[sets[present // 3], values[present % 3]]
+    # Transforms fill what they pad or rotate in with 255.
+    index[index >= IGNORE_INDEX] += 1
+    table = np.full(
+        (max(len(sets), IGNORE_INDEX) + 1, sets.shape[1]),
+        IGNORE_INDEX,
+        np.uint8,
+    )
+    rows = np.arange(len(sets))
+    table[rows + (rows >= IGNORE_INDEX)] = sets
+    if len(table) > 2**16:
+        raise ValueError(
+            f'a mask with {len(sets)} different combinations of labels'
+        )
+    return index.astype(np.uint8 if len(table) == 256 else np.uint16), table

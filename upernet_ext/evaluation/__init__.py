@@ -1,0 +1,5 @@
+"""Predictions and labels to numbers."""
+
+from .iou_metric import IoUMetric
+
+__all__ = ['IoUMetric']

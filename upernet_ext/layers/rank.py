@@ -275,6 +275,16 @@ def pad_to_multiple(x: Tensor, divisor: Sequence[int]) -> Tensor:
     return F.pad(x, flat, mode='reflect' if fits else 'replicate')
 
 
+def memory_format(
+    spatial_dims: int, channels_last: bool
+) -> torch.memory_format:
+    """torch's name for one of the two orders of a map in memory."""
+    if not channels_last:
+        return torch.contiguous_format
+    formats = {2: torch.channels_last, 3: torch.channels_last_3d}
+    return formats[check_spatial_dims(spatial_dims)]
+
+
 def revert_sync_batch_norm(module: nn.Module) -> nn.Module:
     """Replace SyncBN in a borrowed module where it cannot run.
 

@@ -17,8 +17,11 @@ from torch import Tensor, nn
 from ...layers.rank import empty_grid
 from ...registry import MODELS
 
-# Edge of the grid of zeros: a multiple of the usual strides, and small.
-_PROBE_SIZE = 128
+# Edge of the grid of zeros: a multiple of the usual strides and patches.
+_PROBE_SIZE = 224
+# What mmpretrain's classifiers need to serve as backbones: maps instead of
+# the class token, and windows that may be larger than a map.
+_MMPRETRAIN_ARGUMENTS = dict(out_type='featmap', pad_small_map=True)
 
 
 @dataclass(frozen=True)
@@ -156,11 +159,10 @@ def build_backbone(
             f'backbone type {cfg["type"]!r} takes 3 channels only, but the '
             f'dataset gives {in_channels}'
         )
-    if str(cfg['type']).startswith('mmpretrain.') and accepts(
-        type_of(cfg), 'out_type'
-    ):
-        # mmpretrain's transformers give the class token by default.
-        cfg.setdefault('out_type', 'featmap')
+    if str(cfg['type']).startswith('mmpretrain.'):
+        for name, value in _MMPRETRAIN_ARGUMENTS.items():
+            if accepts(type_of(cfg), name):
+                cfg.setdefault(name, value)
     return MODELS.build(cfg), pretrained
 
 
@@ -188,10 +190,9 @@ def _levels(maps: Sequence[Tensor], source: str, rank: int) -> Levels:
     return Levels(
         tuple(m.shape[1] for m in maps),
         tuple(
+            # A stride below 1 is a neck's, which may enlarge the image.
             tuple(
-                # round: a patch of 14 leaves 9 cells of a grid of 128
-                round(_PROBE_SIZE / s) if s <= _PROBE_SIZE else _PROBE_SIZE / s
-                for s in m.shape[2:]
+                round(_PROBE_SIZE / s) or _PROBE_SIZE / s for s in m.shape[2:]
             )
             for m in maps
         ),

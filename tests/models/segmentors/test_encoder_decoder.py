@@ -1,0 +1,554 @@
+"""The assembled segmentor: numbers that flow, inference, prediction."""
+
+from itertools import product
+
+import pytest
+import torch
+from mmengine.logging import MMLogger
+from mmseg.models import EncoderDecoder as MMSegEncoderDecoder
+from mmseg.structures import SegDataSample
+
+from upernet_ext.layers.rank import resize
+from upernet_ext.models import EncoderDecoder
+from upernet_ext.registry import MODELS
+from upernet_ext.structures import GridData
+
+VIT = dict(
+    type='upernet_ext.VisionTransformer',
+    arch=dict(embed_dims=24, num_layers=4, num_heads=3),
+    patch_size=4,
+    img_size=16,
+    out_indices=(0, 1, 2, 3),
+)
+NECK = dict(type='upernet_ext.MultiLevelNeck', out_channels=12)
+HEAD = dict(type='upernet_ext.UPerHead', channels=8, norm_cfg=dict(type='BN'))
+AUX = dict(
+    type='upernet_ext.FCNHead',
+    channels=8,
+    in_index=2,
+    num_convs=1,
+    concat_input=False,
+    norm_cfg=dict(type='BN'),
+    loss_decode=dict(type='upernet_ext.CrossEntropyLoss', loss_weight=0.4),
+)
+both_ranks = pytest.mark.parametrize('spatial_dims', [2, 3])
+
+
+def segmentor(spatial_dims: int = 2, **kwargs) -> EncoderDecoder:
+    arguments = dict(
+        type='upernet_ext.EncoderDecoder',
+        backbone=VIT,
+        neck=NECK,
+        decode_head=HEAD,
+        auxiliary_head=AUX,
+        num_classes=3,
+        spatial_dims=spatial_dims,
+    )
+    model = MODELS.build({**arguments, **kwargs})
+    for name, parameter in model.named_parameters():
+        if parameter.ndim > 1 and 'neck' not in name:
+            torch.nn.init.normal_(parameter, std=0.2)
+    return model.eval()
+
+
+def sample(spatial_dims: int, size: int, classes: int = 3) -> SegDataSample:
+    out = SegDataSample()
+    out.gt_sem_seg = GridData(
+        data=torch.randint(classes, (1, *[size] * spatial_dims))
+    )
+    return out
+
+
+# Numbers that flow ---------------------------------------------------------
+
+
+@both_ranks
+def test_numbers_flow_from_backbone_and_dataset(spatial_dims: int) -> None:
+    model = segmentor(spatial_dims, in_channels=2, num_classes=5)
+    assert model.backbone.patch_embed.proj.in_channels == 2
+    assert model.neck.in_channels == (24,) * 4
+    assert list(model.decode_head.in_channels) == [12] * 4
+    assert model.auxiliary_head.in_channels == 12
+    for head in (model.decode_head, model.auxiliary_head):
+        assert head.conv_seg.out_channels == 5
+        assert head.conv_seg.weight.ndim == 2 + spatial_dims
+    strides = [(s,) * spatial_dims for s in (1, 2, 4, 8)]
+    assert model.levels.strides == tuple(strides)
+
+
+BORROWED = {
+    'mmseg.ResNetV1c': dict(depth=18, base_channels=8, stem_channels=8),
+    'mmseg.ResNet': dict(depth=18, base_channels=8, stem_channels=8),
+    'mmseg.MobileNetV2': dict(widen_factor=0.25, out_indices=(1, 2, 4, 6)),
+    'mmseg.SwinTransformer': dict(
+        embed_dims=8, depths=(1, 1, 1, 1), num_heads=(1, 1, 2, 2)
+    ),
+    'mmseg.MixVisionTransformer': dict(
+        embed_dims=8, num_layers=(1, 1, 1, 1), num_heads=(1, 1, 1, 1)
+    ),
+    'mmpretrain.ConvNeXt': dict(
+        arch=dict(depths=[1, 1, 1, 1], channels=[8, 12, 16, 24]),
+        out_indices=(0, 1, 2, 3),
+        gap_before_final_norm=False,
+    ),
+    'mmpretrain.SwinTransformer': dict(
+        arch=dict(embed_dims=8, depths=[1, 1, 1, 1], num_heads=[1, 1, 1, 1]),
+        img_size=64,
+        out_indices=(0, 1, 2, 3),
+    ),
+    'upernet_ext.TransformersBackbone:convnext': dict(
+        config=dict(hidden_sizes=(8, 12, 16, 24), depths=(1, 1, 1, 1))
+    ),
+    'upernet_ext.TransformersBackbone:swin': dict(
+        config=dict(
+            embed_dim=8,
+            depths=(1, 1, 1, 1),
+            num_heads=(1, 1, 1, 1),
+            image_size=64,
+            window_size=4,
+        )
+    ),
+}
+
+
+@pytest.mark.parametrize(
+    'name',
+    [
+        pytest.param(n, marks=pytest.mark.needs_torchvision)
+        if n.startswith('mmpretrain')
+        else n
+        for n in BORROWED
+    ],
+)
+@pytest.mark.filterwarnings('ignore::DeprecationWarning')
+@pytest.mark.filterwarnings('ignore::FutureWarning')
+def test_borrowed_backbones_are_measured(name: str) -> None:
+    """Swapping the backbone line is enough, and it trains and predicts."""
+    kind, _, model_type = name.partition(':')
+    backbone = dict(type=kind, **BORROWED[name])
+    if model_type:
+        backbone['model_type'] = model_type
+    model = segmentor(backbone=backbone, neck=None)
+    assert model.levels.strides == tuple((s, s) for s in (4, 8, 16, 32))
+    image = torch.randn(2, 3, 64, 96)
+    maps = model.backbone(image)
+    assert tuple(m.shape[1] for m in maps) == model.levels.channels
+    model.train()
+    samples = [sample(2, 64) for _ in image]
+    for s in samples:
+        s.gt_sem_seg = GridData(data=torch.randint(3, (1, 64, 96)))
+    loss, _ = model.parse_losses(model.loss(image, samples))
+    loss.backward()
+    grads = [p.grad for p in model.backbone.parameters()]
+    assert sum(g.abs().sum() for g in grads if g is not None) > 0
+
+
+def test_measuring_changes_no_mode_and_no_statistics() -> None:
+    model = segmentor(
+        backbone=dict(type='mmseg.ResNet', **BORROWED['mmseg.ResNet']),
+        neck=None,
+    )
+    fresh = MODELS.build(dict(type='mmseg.ResNet', **BORROWED['mmseg.ResNet']))
+    for name, value in fresh.state_dict().items():
+        if 'running' in name or 'num_batches' in name:
+            assert torch.equal(value, model.backbone.state_dict()[name])
+
+
+def test_neck_of_another_library_is_filled_and_measured() -> None:
+    model = segmentor(
+        backbone=dict(type='mmseg.ResNet', **BORROWED['mmseg.ResNet']),
+        neck=dict(type='mmseg.FPN', out_channels=10, num_outs=4),
+    )
+    assert model.levels.channels == (10,) * 4
+    assert model.levels.strides == tuple((s, s) for s in (4, 8, 16, 32))
+    model = segmentor(
+        neck=dict(type='mmseg.Feature2Pyramid', norm_cfg=dict(type='BN'))
+    )
+    assert model.levels.strides == tuple((s, s) for s in (1, 2, 4, 8))
+
+
+@pytest.mark.parametrize(
+    ('change', 'message'),
+    [
+        (
+            dict(decode_head=dict(HEAD, in_channels=[9] * 4)),
+            r'decode_head.in_channels=\[9, 9, 9, 9\], but the neck '
+            r'upernet_ext.MultiLevelNeck gives \[12, 12, 12, 12\]',
+        ),
+        (
+            dict(neck=dict(NECK, in_channels=[7] * 4)),
+            r'neck.in_channels=\[7, 7, 7, 7\], but the backbone '
+            r'upernet_ext.VisionTransformer gives \[24',
+        ),
+        (
+            dict(decode_head=dict(HEAD, num_classes=7)),
+            'decode_head.num_classes=7, but the dataset gives 3',
+        ),
+        (
+            dict(auxiliary_head=dict(AUX, in_index=4)),
+            'auxiliary_head.in_index=4, but the neck .* gives 4 levels',
+        ),
+        (
+            dict(neck=dict(NECK, scales=(4, 2))),
+            'makes 2 levels .* but the backbone gives 4',
+        ),
+        (
+            dict(spatial_dims=3, backbone=dict(type='mmseg.ResNet', depth=18)),
+            "'mmseg.ResNet' takes images only, but spatial_dims=3",
+        ),
+        (
+            dict(
+                multi_label=True,
+                decode_head=dict(type='mmseg.FCNHead', channels=8),
+            ),
+            "decode_head type 'mmseg.FCNHead' takes images and classes",
+        ),
+        (
+            dict(test_cfg=dict(mode='slides')),
+            "must be 'whole' or 'slide', got 'slides'",
+        ),
+        (dict(test_cfg=dict(mode='slide')), 'needs crop_size and stride'),
+        (dict(test_cfg=dict(windows=3)), r"no key \['windows'\]"),
+        (
+            dict(
+                num_classes=1,
+                decode_head=dict(
+                    HEAD,
+                    loss_decode=dict(
+                        type='upernet_ext.DiceLoss', use_sigmoid=False
+                    ),
+                ),
+            ),
+            'use_sigmoid=False, but the head has use_sigmoid=True',
+        ),
+    ],
+)
+def test_disagreement_names_both_sides(change: dict, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        segmentor(**change)
+
+
+def test_stated_numbers_that_agree_are_accepted() -> None:
+    segmentor(
+        neck=dict(NECK, in_channels=(24,) * 4),
+        decode_head=dict(HEAD, in_channels=[12] * 4, num_classes=3),
+    )
+
+
+def test_unknown_type_asks_for_its_scope() -> None:
+    with pytest.raises(KeyError, match='write it with its scope'):
+        segmentor(backbone=dict(type='NoSuchNet'))
+
+
+def test_configs_are_not_changed() -> None:
+    head, neck = dict(HEAD), dict(NECK)
+    segmentor(decode_head=head, neck=neck)
+    assert (head, neck) == (HEAD, NECK)
+
+
+# Norms ---------------------------------------------------------------------
+
+
+@pytest.mark.parametrize('norm', ['BN', 'SyncBN', 'IN', 'GN', None])
+@both_ranks
+def test_one_image_a_device_trains_with_every_norm(
+    norm: str | None, spatial_dims: int
+) -> None:
+    norm_cfg = norm and dict(type=norm)
+    model = segmentor(
+        spatial_dims,
+        decode_head=dict(HEAD, norm_cfg=norm_cfg),
+        auxiliary_head=dict(AUX, norm_cfg=norm_cfg),
+    ).train()
+    image = torch.randn(1, 3, *[16] * spatial_dims)
+    loss, _ = model.parse_losses(model.loss(image, [sample(spatial_dims, 16)]))
+    loss.backward()
+    assert loss.isfinite()
+
+
+def test_sync_batch_norm_of_a_borrowed_backbone_reverts() -> None:
+    backbone = dict(
+        type='mmseg.ResNet',
+        **BORROWED['mmseg.ResNet'],
+        norm_cfg=dict(type='SyncBN'),
+    )
+    model = segmentor(backbone=backbone, neck=None)
+    assert not any(
+        isinstance(m, torch.nn.SyncBatchNorm) for m in model.modules()
+    )
+    model.train()(torch.randn(2, 3, 32, 32), mode='tensor')
+
+
+# Losses --------------------------------------------------------------------
+
+
+@both_ranks
+@pytest.mark.parametrize('size', [16, 13])
+def test_loss_is_the_heads_losses(spatial_dims: int, size: int) -> None:
+    """Also where the image is no multiple of the patch: aligned, cropped."""
+    model = segmentor(spatial_dims).train()
+    model.decode_head.dropout = model.auxiliary_head.dropout = None
+    image = torch.randn(2, 3, *[size] * spatial_dims)
+    samples = [sample(spatial_dims, size) for _ in image]
+    losses = model.loss(image, samples)
+    logits = model.encode_decode(image)
+    labels = torch.stack([s.gt_sem_seg.data[0] for s in samples])
+    torch.testing.assert_close(
+        losses['decode.loss_ce'],
+        torch.nn.functional.cross_entropy(logits, labels),
+    )
+    total, log_vars = model.parse_losses(losses)
+    torch.testing.assert_close(
+        total, losses['decode.loss_ce'] + losses['aux.loss_ce']
+    )
+    assert set(log_vars) == {'loss', *losses}
+    assert samples[0].gt_sem_seg.shape == (size,) * spatial_dims
+
+
+def test_foreign_losses_get_full_size_logits_and_train() -> None:
+    foreign = dict(type='mmseg.CrossEntropyLoss', avg_non_ignore=True)
+    ours = dict(type='upernet_ext.CrossEntropyLoss')
+    gradients = []
+    for loss in (foreign, ours):
+        torch.manual_seed(0)
+        model = segmentor(
+            decode_head=dict(HEAD, loss_decode=loss, dropout_ratio=0),
+            auxiliary_head=None,
+        ).train()
+        torch.manual_seed(1)
+        losses = model.loss(torch.randn(2, 3, 16, 16), [sample(2, 16)] * 2)
+        losses['decode.loss_ce'].backward()
+        gradients.append(model.decode_head.conv_seg.weight.grad)
+    torch.testing.assert_close(*gradients)
+
+
+@pytest.mark.filterwarnings('ignore:.*build_pixel_sampler')
+def test_several_losses_and_a_pixel_sampler() -> None:
+    loss = [
+        dict(type='upernet_ext.CrossEntropyLoss'),
+        dict(type='upernet_ext.DiceLoss', loss_weight=3.0),
+    ]
+    model = segmentor(
+        decode_head=dict(
+            HEAD,
+            loss_decode=loss,
+            sampler=dict(
+                type='mmseg.OHEMPixelSampler', thresh=0.7, min_kept=10
+            ),
+        )
+    ).train()
+    losses = model.loss(torch.randn(2, 3, 16, 16), [sample(2, 16)] * 2)
+    assert {'decode.loss_ce', 'decode.loss_dice'} <= set(losses)
+
+
+# Inference -----------------------------------------------------------------
+
+
+@pytest.mark.parametrize('window_batch', [1, 3, 100])
+@pytest.mark.parametrize('size', [(37, 45), (16, 16), (10, 40)])
+@torch.no_grad()
+def test_sliding_inference_equals_mmseg(
+    size: tuple, window_batch: int
+) -> None:
+    model = segmentor(
+        test_cfg=dict(
+            mode='slide',
+            crop_size=(16, 16),
+            stride=(11, 8),
+            window_batch=window_batch,
+        )
+    ).double()  # in float32 the batch size alone changes the last bits
+    image = torch.randn(2, 3, *size, dtype=torch.float64)
+    expected = MMSegEncoderDecoder.slide_inference(model, image, [{}, {}])
+    torch.testing.assert_close(model.slide_inference(image), expected)
+
+
+@torch.no_grad()
+def test_sliding_inference_in_3d_equals_a_plain_loop() -> None:
+    window, stride, size = (8, 8, 12), (5, 8, 9), (13, 8, 21)
+    model = segmentor(
+        3, test_cfg=dict(mode='slide', crop_size=window, stride=stride)
+    ).double()
+    image = torch.randn(1, 3, *size, dtype=torch.float64)
+    total, count = torch.zeros_like(image), torch.zeros(size)
+    starts = [(0, 5), (0,), (0, 9)]
+    for corner in product(*starts):
+        box = tuple(
+            slice(c, c + w) for c, w in zip(corner, window, strict=True)
+        )
+        total[(..., *box)] += model.encode_decode(image[(..., *box)])
+        count[box] += 1
+    assert count.min() == 1
+    torch.testing.assert_close(model.slide_inference(image), total / count)
+
+
+@both_ranks
+@torch.no_grad()
+def test_prediction_undoes_padding_and_resize(spatial_dims: int) -> None:
+    model = segmentor(spatial_dims, test_cfg=dict(keep_logits=True))
+    image = torch.randn(1, 3, *[16] * spatial_dims)
+    content, original = (13,) * spatial_dims, (21,) * spatial_dims
+    data = SegDataSample(metainfo=dict(img_shape=content, ori_shape=original))
+    (result,) = model.predict(image, [data])
+    logits = model.encode_decode(image)
+    logits = resize(logits[(..., *[slice(13)] * spatial_dims)], original)
+    torch.testing.assert_close(result.seg_logits.data, logits[0])
+    assert torch.equal(result.pred_sem_seg.data[0], logits[0].argmax(0))
+
+
+@torch.no_grad()
+def test_prediction_equals_mmseg_postprocessing() -> None:
+    model = segmentor(test_cfg=dict(keep_logits=True))
+    image = torch.randn(2, 3, 16, 20)
+    meta = dict(
+        img_shape=(16, 20),
+        ori_shape=(33, 27),
+        flip=True,
+        flip_direction='horizontal',
+    )
+    reference = [SegDataSample(metainfo=meta) for _ in image]
+    MMSegEncoderDecoder.postprocess_result(
+        model, model.encode_decode(image), reference
+    )
+    found = model.predict(image, [SegDataSample(metainfo=meta) for _ in image])
+    for mine, theirs in zip(found, reference, strict=True):
+        torch.testing.assert_close(
+            mine.seg_logits.data, theirs.seg_logits.data
+        )
+        assert torch.equal(mine.pred_sem_seg.data, theirs.pred_sem_seg.data)
+
+
+def test_logits_are_not_kept_unless_asked_for() -> None:
+    (result,) = segmentor().predict(torch.randn(1, 3, 16, 16))
+    assert 'seg_logits' not in result
+
+
+@both_ranks
+@torch.no_grad()
+def test_views_are_averaged_as_probabilities(spatial_dims: int) -> None:
+    axes = (-1, -2)
+    model = segmentor(
+        spatial_dims,
+        test_cfg=dict(
+            keep_logits=True, tta=dict(scales=(1.0, 1.5), flip_axes=axes)
+        ),
+    )
+    image = torch.randn(1, 3, *[16] * spatial_dims)
+    total = 0
+    for flips in ((), (-1,), (-2,), (-1, -2)):
+        for size in (16, 24):
+            view = resize(image, [size] * spatial_dims).flip(flips)
+            logits = model.encode_decode(view).flip(flips)
+            total = total + resize(logits, [16] * spatial_dims).softmax(1)
+    (result,) = model.predict(image)
+    torch.testing.assert_close(result.seg_logits.data[None], total / 8)
+    assert torch.equal(result.pred_sem_seg.data[0], total[0].argmax(0))
+
+
+def test_mirrored_image_gives_the_mirrored_result() -> None:
+    model = segmentor(test_cfg=dict(tta=dict(flip_axes=(-1,))))
+    image = torch.randn(1, 3, 16, 16)
+    (one,), (other,) = model.predict(image), model.predict(image.flip(-1))
+    assert torch.equal(one.pred_sem_seg.data, other.pred_sem_seg.data.flip(-1))
+
+
+@pytest.mark.parametrize(
+    ('tta', 'message'),
+    [
+        (dict(flip=True), r"takes scales and flip_axes, got \['flip'\]"),
+        (dict(flip_axes=(-3,)), r'must lie in \[-2, -1\]'),
+    ],
+)
+def test_wrong_views_are_refused(tta: dict, message: str) -> None:
+    model = segmentor(test_cfg=dict(tta=tta))
+    with pytest.raises(ValueError, match=message):
+        model.predict(torch.randn(1, 3, 16, 16))
+
+
+# One class, several labels -------------------------------------------------
+
+
+@both_ranks
+@pytest.mark.parametrize('tta', [None, dict(flip_axes=(-1,))])
+@torch.no_grad()
+def test_one_class_is_a_sigmoid_and_a_threshold(
+    spatial_dims: int, tta: dict | None
+) -> None:
+    image = torch.randn(1, 3, *[16] * spatial_dims)
+    model = segmentor(spatial_dims, num_classes=1, test_cfg=dict(tta=tta))
+    scores = model.encode_decode(image).sigmoid()
+    if tta:
+        flipped = model.encode_decode(image.flip(-1)).sigmoid().flip(-1)
+        scores = (scores + flipped) / 2
+    for threshold in (None, scores.median().item()):
+        model.test_cfg.threshold = threshold
+        (result,) = model.predict(image)
+        wanted = scores[0] > (threshold or 0.5)
+        assert torch.equal(result.pred_sem_seg.data, wanted.long())
+
+
+@both_ranks
+def test_multi_label_predicts_every_class_by_itself(spatial_dims: int) -> None:
+    model = segmentor(spatial_dims, multi_label=True)
+    image = torch.randn(1, 3, *[16] * spatial_dims)
+    (result,) = model.predict(image)
+    with torch.no_grad():
+        scores = model.encode_decode(image)
+    assert torch.equal(result.pred_sem_seg.data, (scores[0] > 0).long())
+    labels = torch.randint(2, (3, *[16] * spatial_dims))
+    data = SegDataSample()
+    data.gt_sem_seg = GridData(data=labels)
+    found = model.loss(image, [data])['decode.loss_ce']
+    wanted = torch.nn.functional.binary_cross_entropy_with_logits(
+        scores[0], labels.float()
+    )
+    torch.testing.assert_close(found, wanted)
+
+
+# Weights -------------------------------------------------------------------
+
+
+def test_random_weights_are_announced(caplog) -> None:
+    logger = MMLogger.get_current_instance()
+    logger.addHandler(caplog.handler)
+    segmentor().load_pretrained()
+    logger.removeHandler(caplog.handler)
+    record = caplog.records[-1]
+    assert 'RANDOM weights' in record.message
+    assert record.levelname == 'WARNING'
+
+
+def test_pretrained_file_is_loaded_after_initialisation(tmp_path) -> None:
+    path = tmp_path / 'backbone.pth'
+    source = segmentor().backbone
+    torch.save(source.state_dict(), path)
+    for backbone in (
+        dict(VIT, pretrained=str(path)),
+        dict(VIT, init_cfg=dict(type='Pretrained', checkpoint=str(path))),
+    ):
+        model = segmentor(backbone=backbone)
+        model.init_weights()
+        for mine, theirs in zip(
+            model.backbone.parameters(), source.parameters(), strict=True
+        ):
+            assert torch.equal(mine, theirs)
+
+
+@both_ranks
+@torch.no_grad()
+def test_channels_last_changes_no_result(spatial_dims: int) -> None:
+    plain, last = (
+        segmentor(spatial_dims),
+        segmentor(spatial_dims, channels_last=True),
+    )
+    last.load_state_dict(plain.state_dict())
+    image = torch.randn(1, 3, *[16] * spatial_dims)
+    torch.testing.assert_close(
+        last.encode_decode(image),
+        plain.encode_decode(image),
+        rtol=1e-4,
+        atol=1e-5,
+    )
+    assert last.decode_head.fpn_bottleneck.conv.weight.is_contiguous(
+        memory_format=last.memory_format
+    )

@@ -7,6 +7,8 @@ imports this module, and each registry imports its location, on first use.
 from mmengine import registry as root
 from mmengine.registry import Registry
 
+from . import import_noise  # noqa: F401  (before all that imports mmseg)
+
 SCOPE = 'upernet_ext'
 
 
@@ -23,7 +25,6 @@ MODELS = _child('model', root.MODELS, 'models')
 DATASETS = _child('dataset', root.DATASETS, 'datasets')
 TRANSFORMS = _child('transform', root.TRANSFORMS, 'datasets.transforms')
 METRICS = _child('metric', root.METRICS, 'evaluation')
-VISUALIZERS = _child('visualizer', root.VISUALIZERS, 'visualization')
 HOOKS = _child('hook', root.HOOKS, 'engine')
 RUNNERS = _child('runner', root.RUNNERS, 'engine')
 LOG_PROCESSORS = _child('log processor', root.LOG_PROCESSORS, 'engine')

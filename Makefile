@@ -1,0 +1,57 @@
+# Two commands from a fresh clone: `make quickstart` and `make test`.
+# Each makes .venv when it is missing and installs what it needs, once.
+
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet
+PINS := requirements/constraints.txt
+EXTRA := $(VENV)/share/upernet_ext_tests
+# Where the cores are few, threads that wait for each other cost more than
+# they bring; a caller may say otherwise.
+TEST_THREADS ?= 2
+
+.PHONY: help quickstart test test-fast lint clean
+
+help:
+	@echo 'make quickstart  train, test and predict on the MNI152 template'
+	@echo 'make test        lint and the whole test suite'
+	@echo 'make test-fast   lint and the tests that take no processes'
+
+# torch first, and pinned: other packages would pull the newest build.
+$(VENV)/.torch: $(PINS)
+	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and \
+	  "upernet_ext needs Python 3.11 or newer: make PYTHON=python3.12")'
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(PIP) $$(grep '^torch==' $(PINS))
+	touch $@
+
+$(VENV)/.quickstart: $(VENV)/.torch setup.cfg setup.py requirements/core.txt \
+                     requirements/quickstart.txt
+	$(PIP) -c $(PINS) -e '.[quickstart]'
+	touch $@
+
+# The CUDA build of torchvision, for the tests of timm and mmpretrain only:
+# without its dependencies, and where nothing but the tests finds it.
+$(VENV)/.tests: $(VENV)/.quickstart $(wildcard requirements/*.txt)
+	$(PIP) -c $(PINS) -e '.[tests]'
+	rm -rf $(EXTRA)
+	$(PIP) --no-deps --target $(EXTRA) \
+	  $$(grep -E '^(torchvision|timm)==' $(PINS))
+	touch $@
+
+quickstart: $(VENV)/.quickstart
+	$(BIN)/python tools/quickstart.py
+
+lint: $(VENV)/.tests
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+test: lint
+	OMP_NUM_THREADS=$(TEST_THREADS) $(BIN)/python -m pytest --durations=10
+
+test-fast: lint
+	OMP_NUM_THREADS=$(TEST_THREADS) $(BIN)/python -m pytest -m 'not slow'
+
+clean:
+	rm -rf $(VENV) build dist *.egg-info

@@ -1,0 +1,34 @@
+"""UPerNet, MobileNetV2, ADE20K 512 x 512, 160k iterations.
+
+Run:    tools/dist_train.sh configs/upernet_mobilenetv2_ade20k.py 8
+        (2 images a GPU)
+Expect: no published UPerNet; DeepLabV3+ on MobileNetV2 (stride 8) 34.02 mIoU,
+        published (mmseg model zoo). Not yet run here.
+"""
+
+_base_ = [
+    '_base_/backbones/mobilenetv2.py',
+    '_base_/heads/uper.py',
+    '_base_/datasets/ade20k.py',
+    '_base_/schedules/sgd_160k.py',
+    '_base_/runtime.py',
+]
+model = dict(
+    type='upernet_ext.EncoderDecoder',
+    data_preprocessor=dict(
+        type='upernet_ext.SegDataPreProcessor',
+        **_base_.normalization,
+        size=_base_.crop_size,
+    ),
+    backbone=_base_.backbone,
+    neck=_base_.neck,
+    decode_head=_base_.decode_head,
+    auxiliary_head=_base_.auxiliary_head,
+    num_classes=_base_.num_classes,
+    in_channels=_base_.in_channels,
+    spatial_dims=_base_.spatial_dims,
+    test_cfg=dict(mode='whole'),
+)
+default_hooks = dict(
+    checkpoint=dict(save_best=_base_.best_metric, rule=_base_.best_rule)
+)

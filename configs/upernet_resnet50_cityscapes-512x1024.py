@@ -1,0 +1,33 @@
+"""UPerNet, ResNet-50, Cityscapes, crops of 512 x 1024, 80k iterations.
+
+Run:    tools/dist_train.sh configs/upernet_resnet50_cityscapes-512x1024.py 4
+        (2 images a GPU)
+Expect: 78.19 mIoU, published (mmseg model zoo); not yet run here.
+"""
+
+_base_ = [
+    '_base_/backbones/resnet50.py',
+    '_base_/heads/uper.py',
+    '_base_/datasets/cityscapes.py',
+    '_base_/schedules/sgd_80k.py',
+    '_base_/runtime.py',
+]
+model = dict(
+    type='upernet_ext.EncoderDecoder',
+    data_preprocessor=dict(
+        type='upernet_ext.SegDataPreProcessor',
+        **_base_.normalization,
+        size=_base_.crop_size,
+    ),
+    backbone=_base_.backbone,
+    neck=_base_.neck,
+    decode_head=_base_.decode_head,
+    auxiliary_head=_base_.auxiliary_head,
+    num_classes=_base_.num_classes,
+    in_channels=_base_.in_channels,
+    spatial_dims=_base_.spatial_dims,
+    test_cfg=dict(mode='whole'),
+)
+default_hooks = dict(
+    checkpoint=dict(save_best=_base_.best_metric, rule=_base_.best_rule)
+)

@@ -1,0 +1,34 @@
+"""UPerNet, ViT-Ti/16 from random weights, nuclei 256 x 256, 4k iterations.
+
+Run:    python tools/train.py configs/upernet_vit-t_nuclei.py
+        (8 images, one device)
+Expect: no published number; not yet run here.
+"""
+
+_base_ = [
+    '_base_/backbones/vit-t16_mln.py',
+    '_base_/heads/uper.py',
+    '_base_/datasets/nuclei.py',
+    '_base_/schedules/adamw_4k.py',
+    '_base_/runtime.py',
+]
+model = dict(
+    type='upernet_ext.EncoderDecoder',
+    data_preprocessor=dict(
+        type='upernet_ext.SegDataPreProcessor',
+        **_base_.normalization,
+        size=_base_.crop_size,
+    ),
+    backbone=dict(_base_.backbone, pretrained=None, img_size=_base_.crop_size),
+    neck=_base_.neck,
+    decode_head=dict(_base_.decode_head, channels=128),
+    auxiliary_head=dict(_base_.auxiliary_head, channels=64),
+    num_classes=_base_.num_classes,
+    in_channels=_base_.in_channels,
+    spatial_dims=_base_.spatial_dims,
+    test_cfg=dict(mode='whole'),
+)
+optim_wrapper = dict(optimizer=dict(lr=5e-4))
+default_hooks = dict(
+    checkpoint=dict(save_best=_base_.best_metric, rule=_base_.best_rule)
+)

@@ -1,0 +1,321 @@
+import ast
+import copy
+import functools
+import re
+from itertools import pairwise
+from pathlib import Path
+
+import pytest
+import torch
+from mmengine.config import Config
+from mmengine.optim import build_optim_wrapper
+from mmengine.registry import (
+    HOOKS,
+    LOG_PROCESSORS,
+    PARAM_SCHEDULERS,
+    RUNNERS,
+    TRANSFORMS,
+    DefaultScope,
+)
+
+from upernet_ext.config import (
+    AXIS_KEYS,
+    RUNNER_KEYS,
+    ConfigError,
+    config_folder,
+    load_config,
+)
+from upernet_ext.engine import DataNotFoundError, Runner
+from upernet_ext.registry import DATASETS, METRICS, MODELS
+
+EXPERIMENTS = sorted(f.stem for f in config_folder().glob('*.py'))
+BASES = sorted(config_folder().glob('_base_/**/*.py'))
+
+# DESIGN.md, section 2.3: every top-level key has one owner.
+OWNERS = dict(
+    backbones=['backbone', 'neck', 'normalization'],
+    heads=['decode_head', 'auxiliary_head'],
+    datasets=[
+        *('train_dataloader', 'val_dataloader', 'test_dataloader'),
+        *('val_evaluator', 'test_evaluator', 'num_classes', 'in_channels'),
+        *('spatial_dims', 'crop_size', 'best_metric', 'best_rule'),
+    ],
+    schedules=[
+        *('train_cfg', 'val_cfg', 'test_cfg', 'optim_wrapper'),
+        *('param_scheduler', 'max_iters'),
+    ],
+)
+
+pytestmark = pytest.mark.filterwarnings('ignore:torch.meshgrid')
+
+
+@pytest.fixture(autouse=True)
+def scope():
+    with DefaultScope.overwrite_default_scope('mmseg'):
+        yield
+
+
+@functools.cache
+def read(name):
+    return load_config(name)
+
+
+@pytest.fixture(params=EXPERIMENTS)
+def cfg(request):
+    return copy.deepcopy(read(request.param))
+
+
+def build_model(cfg):
+    """Build on the meta device: sizes without numbers, in no time."""
+    # mmseg's Swin and transformers compute with numbers when they are built.
+    real = ('mmseg.SwinTransformer', 'upernet_ext.TransformersBackbone')
+    device = 'cpu' if cfg.model.backbone.type in real else 'meta'
+    with torch.device(device):
+        return MODELS.build(cfg.model)
+
+
+# --- the files --------------------------------------------------------------
+
+
+def test_the_experiments_that_were_promised_are_there():
+    ade20k = (
+        'vit-l vit-b vit-s deit-b mae-b swin-t swin-b convnext-t resnet50 '
+        'resnet101 mobilenetv2'
+    )
+    promised = {f'upernet_{name}_ade20k' for name in ade20k.split()}
+    assert promised <= set(EXPERIMENTS)
+    datasets = {name.split('_')[2].split('-')[0] for name in EXPERIMENTS}
+    assert datasets == {
+        *('ade20k', 'cityscapes', 'voc12aug', 'camvid', 'nuclei'),
+        *('mni152', 'folder'),
+    }
+
+
+@pytest.mark.parametrize('name', EXPERIMENTS)
+def test_the_header_says_how_to_run_and_what_to_expect(name):
+    file = config_folder() / f'{name}.py'
+    header = ast.get_docstring(ast.parse(file.read_text()))
+    command = re.search(r'^Run: +(\S.*)$', header, re.MULTILINE)
+    assert f'configs/{name}.py' in command[1]
+    expect = re.search(r'^Expect: +(\S.*)', header, re.MULTILINE | re.DOTALL)
+    assert re.search(r'\d+(\.\d+)?\s+mIoU|no published|your data', expect[1])
+    assert re.search(r'run\s+here', expect[1]), 'say whether it was run'
+
+
+@pytest.mark.parametrize(
+    'file', BASES, ids=lambda f: f'{f.parent.stem}-{f.stem}'
+)
+def test_every_key_has_one_owner(file):
+    cfg = Config.fromfile(file)
+    others = {
+        key
+        for folder, keys in OWNERS.items()
+        for key in keys
+        if folder != file.parent.name
+    }
+    assert not others & set(cfg)
+    owned = OWNERS.get(file.parent.name)
+    if owned:
+        assert set(cfg) & {*RUNNER_KEYS, *AXIS_KEYS} <= set(owned)
+
+
+def test_mmengine_alone_reads_the_same(cfg):
+    """No file of ours counts on variables being carried."""
+    assert Config.fromfile(cfg.filename).to_dict() == cfg.to_dict()
+
+
+def test_a_dump_reloads_equal(cfg, tmp_path):
+    text = cfg.pretty_text
+    assert Config.fromstring(text, '.py').to_dict() == cfg.to_dict()
+    (tmp_path / 'dump.py').write_text(text)
+    assert load_config(tmp_path / 'dump.py').to_dict() == cfg.to_dict()
+
+
+# --- what is built from them ------------------------------------------------
+
+
+def test_the_model_and_its_optimiser_are_built(cfg):
+    model = build_model(cfg)
+    assert model.num_classes == cfg.num_classes
+    assert len(model.levels.channels) == 4
+    strides = [s[0] for s in model.levels.strides]
+    assert strides == [4, 8, 16, 32]
+    assert model.data_preprocessor.mean is not None
+
+    optim = cfg.optim_wrapper.copy()
+    dtype = optim.pop('dtype', None)  # autocast knows no meta device
+    if dtype is not None:
+        assert optim.pop('type') == 'upernet_ext.AmpOptimWrapper'
+    wrapper = build_optim_wrapper(model, optim)
+    groups = wrapper.optimizer.param_groups
+    count = sum(len(group['params']) for group in groups)
+    assert count == sum(p.requires_grad for p in model.parameters())
+    rates = [group['lr'] for group in groups]
+    assert max(rates) == cfg.optim_wrapper.optimizer.lr
+    decays = 'layer_decay_rate' in optim.get('paramwise_cfg', {})
+    assert (min(rates) < max(rates)) == decays
+
+
+@pytest.mark.parametrize('name', EXPERIMENTS)
+def test_the_learning_rate_ends_with_the_training(name):
+    """Step the real schedulers through a run of 60 iterations."""
+    cfg = load_config(name, overrides={'max_iters': 60})
+    weight = torch.nn.Parameter(torch.zeros(1))
+    optimizer = torch.optim.SGD([weight], lr=1.0)
+    schedulers = [
+        PARAM_SCHEDULERS.build(s, default_args=dict(optimizer=optimizer))
+        for s in cfg.param_scheduler
+    ]
+    rates = []
+    for _ in range(cfg.train_cfg.max_iters):
+        rates.append(optimizer.param_groups[0]['lr'])
+        optimizer.step()
+        for scheduler in schedulers:
+            scheduler.step()
+    peak = max(rates)
+    assert peak == pytest.approx(1.0)
+    fall = rates[max(i for i, rate in enumerate(rates) if rate == peak) :]
+    assert all(a > b for a, b in pairwise(fall))
+    assert rates[-1] < 0.05
+    # One more iteration would not lower it further.
+    last = optimizer.param_groups[0]['lr']
+    for scheduler in schedulers:
+        scheduler.step()
+    assert optimizer.param_groups[0]['lr'] == last
+
+
+def test_the_schedule_has_its_full_length(cfg):
+    header = ast.get_docstring(ast.parse(Path(cfg.filename).read_text()))
+    promised = re.findall(r'(\d+)k', header.split('\n')[0])
+    if promised:
+        assert cfg.train_cfg.max_iters == 1000 * int(promised[-1])
+    assert cfg.param_scheduler[-1].end == cfg.train_cfg.max_iters
+    # The weights at the end are validated.
+    assert cfg.train_cfg.max_iters % cfg.train_cfg.val_interval == 0
+
+
+@pytest.mark.parametrize('max_iters', [1, 3, 10, 25])
+def test_a_run_of_any_length_has_a_schedule(max_iters):
+    for name in ('upernet_swin-t_ade20k', 'upernet_resnet50_ade20k'):
+        cfg = load_config(name, overrides={'max_iters': max_iters})
+        assert cfg.train_cfg.val_interval >= 1
+        for scheduler in cfg.param_scheduler:
+            assert scheduler.begin < scheduler.end <= max_iters
+
+
+def test_pipelines_metrics_and_hooks_are_built(cfg):
+    for loader in ('train', 'val', 'test'):
+        dataset = cfg[f'{loader}_dataloader'].dataset
+        for part in dataset.get('datasets', [dataset]):
+            with DATASETS.switch_scope_and_registry('mmseg') as registry:
+                assert registry.get(part.type)
+            steps = [TRANSFORMS.build(step) for step in part.pipeline]
+            assert type(steps[-1]).__name__ == 'PackInputs'
+    for hook in cfg.default_hooks.values():
+        HOOKS.build(hook)
+    assert cfg.default_hooks.checkpoint.save_best == cfg.best_metric
+    METRICS.build(cfg.val_evaluator)
+    LOG_PROCESSORS.build(cfg.log_processor)
+    assert RUNNERS.get(cfg.runner_type) is Runner
+
+
+@pytest.mark.parametrize('loader', ['train', 'val', 'test'])
+def test_the_data_that_ship_fit_their_config(loader):
+    cfg = load_config('upernet_resnet18_mni152')
+    sample = DATASETS.build(cfg[f'{loader}_dataloader'].dataset)[0]
+    assert sample['inputs'].shape[0] == cfg.in_channels
+    if loader == 'train':
+        assert tuple(sample['inputs'].shape[1:]) == cfg.crop_size
+    labels = sample['data_samples'].gt_sem_seg.data
+    assert labels.max() == cfg.num_classes - 1
+
+
+# --- the numbers flow -------------------------------------------------------
+
+
+def swap(name, tmp_path, **bases):
+    """Write an experiment with other bases, as a user would."""
+    text = (config_folder() / f'{name}.py').read_text()
+    for folder, base in bases.items():
+        text = re.sub(rf'_base_/{folder}/[\w-]+\.py', base, text)
+    text = text.replace("'_base_/", f"'{config_folder().as_posix()}/_base_/")
+    path = tmp_path / 'swapped.py'
+    path.write_text(text)
+    return load_config(path)
+
+
+def test_swapping_the_dataset_base_changes_the_classes(tmp_path):
+    cfg = swap(
+        'upernet_resnet50_ade20k',
+        tmp_path,
+        datasets='_base_/datasets/cityscapes.py',
+    )
+    assert cfg.model.num_classes == 19
+    assert cfg.model.data_preprocessor.size == (512, 1024)
+    assert build_model(cfg).auxiliary_head.conv_seg.out_channels == 19
+
+
+def test_swapping_the_dataset_base_changes_the_channels(tmp_path):
+    cfg = swap(
+        'upernet_resnet50_ade20k',
+        tmp_path,
+        datasets='_base_/datasets/mni152.py',
+    )
+    assert build_model(cfg).backbone.stem[0].in_channels == 1
+
+
+def test_swapping_the_backbone_base_is_enough(tmp_path):
+    cfg = swap(
+        'upernet_resnet50_ade20k',
+        tmp_path,
+        backbones='_base_/backbones/vit-t16_mln.py',
+    )
+    model = build_model(cfg)
+    assert model.levels.channels == (192,) * 4
+    assert cfg.model.data_preprocessor.mean == [127.5] * 3
+
+
+def test_the_flagship_is_what_it_says():
+    cfg = load_config('upernet_vit-l_ade20k')
+    model = build_model(cfg)
+    assert len(model.backbone.blocks) == 24
+    assert model.backbone.out_channels == (1024,) * 4
+    assert tuple(model.backbone.grid) == (32, 32)
+    assert model.decode_head.channels == 512
+    assert model.levels.channels == (1024,) * 4
+    assert cfg.train_cfg.max_iters == 160000
+    assert cfg.optim_wrapper.dtype == 'bfloat16'
+    assert cfg.model.test_cfg.stride == [341, 341]
+
+
+def test_a_crop_size_reaches_pipeline_model_and_windows():
+    cfg = load_config(
+        'upernet_vit-l_ade20k', overrides={'crop_size': (384, 640)}
+    )
+    crops = [
+        step.crop_size
+        for step in cfg.train_dataloader.dataset.pipeline
+        if step.type == 'RandomCrop'
+    ]
+    assert crops == [(384, 640)]
+    assert cfg.model.data_preprocessor.size == (384, 640)
+    assert cfg.model.test_cfg.crop_size == (384, 640)
+    assert cfg.model.test_cfg.stride == [256, 426]
+    assert build_model(cfg).backbone.grid == (24, 40)
+
+
+def test_the_folder_template_asks_to_be_edited():
+    cfg = load_config('upernet_resnet50_folder')
+    with pytest.raises(DataNotFoundError, match='data/CHANGE_ME does not'):
+        Runner.build_dataloader(cfg.train_dataloader)
+    edited = load_config(
+        'upernet_resnet50_folder',
+        overrides=dict(data_root='mine', classes=['a', 'b', 'c']),
+    )
+    assert edited.model.num_classes == 3
+    assert edited.test_dataloader.dataset.data_root == 'mine'
+    with pytest.raises(ConfigError, match='num_classes=2, but train_data'):
+        load_config(
+            'upernet_resnet50_folder',
+            overrides={'model.num_classes': 2, 'classes': ['a', 'b', 'c']},
+        )

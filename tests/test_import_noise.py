@@ -1,0 +1,23 @@
+import sys
+
+import pytest
+
+from upernet_ext.import_noise import _import_quietly
+
+
+@pytest.mark.parametrize('fails', [False, True])
+def test_one_line_is_left_out_and_all_else_gets_through(
+    tmp_path, monkeypatch, capsys, fails
+):
+    (tmp_path / 'noisy.py').write_text(
+        f"print('noise')\nprint('a noise of use')\nassert not {fails}"
+    )
+    monkeypatch.syspath_prepend(tmp_path)
+    if fails:
+        with pytest.raises(AssertionError):
+            _import_quietly('noisy', 'noise')
+    else:
+        _import_quietly('noisy', 'noise')
+        assert 'noisy' in sys.modules
+        del sys.modules['noisy']
+    assert capsys.readouterr().out == 'a noise of use\n'

@@ -1,0 +1,18 @@
+"""Running a model: what mmengine lacks."""
+
+from .dataset_paths import DataNotFoundError
+from .hooks import SaveLabelMaps, SavePictures
+from .log_processor import LogProcessor, peak_memory
+from .optimizers import AmpOptimWrapper, LayerDecayConstructor
+from .runner import Runner
+
+__all__ = [
+    'AmpOptimWrapper',
+    'DataNotFoundError',
+    'LayerDecayConstructor',
+    'LogProcessor',
+    'Runner',
+    'SaveLabelMaps',
+    'SavePictures',
+    'peak_memory',
+]

@@ -1,0 +1,117 @@
+"""What the tools share: arguments, the config they make, and errors."""
+
+import argparse
+import logging
+import os
+import re
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from mmengine.config import Config, DictAction
+from mmengine.logging import MMLogger
+from torch import distributed
+
+from ..config import load_config
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the arguments that every tool takes."""
+    parser.add_argument(
+        '--device',
+        choices=('cpu', 'cuda'),
+        help='default: a GPU where there is one',
+    )
+    parser.add_argument(
+        '--cfg-options',
+        nargs='+',
+        action=DictAction,
+        metavar='KEY=VALUE',
+        help='set keys of the config, such as model.backbone.frozen=True',
+    )
+    parser.add_argument(
+        '--traceback',
+        action='store_true',
+        help='show where in the code an error comes from',
+    )
+
+
+def add_run_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the arguments of a run from a config."""
+    parser.add_argument('config', help='a config file, or the name of one')
+    parser.add_argument(
+        '--work-dir',
+        type=Path,
+        help='for logs and checkpoints; default: work_dirs/<config name>',
+    )
+    parser.add_argument(
+        '--launcher',
+        choices=('none', 'pytorch', 'slurm'),
+        help='what started the processes; default: pytorch under torchrun',
+    )
+    add_arguments(parser)
+
+
+def read_config(args: argparse.Namespace) -> Config:
+    """Make the config of a run from its arguments.
+
+    Raises:
+        ConfigError: See ``load_config``.
+    """
+    cfg = load_config(args.config, overrides=args.cfg_options)
+    if args.work_dir is not None:
+        cfg.work_dir = str(args.work_dir)
+    elif cfg.get('work_dir') is None:
+        cfg.work_dir = str(Path('work_dirs', Path(cfg.filename).stem))
+    torchrun = {'RANK', 'LOCAL_RANK', 'WORLD_SIZE'} <= os.environ.keys()
+    cfg.launcher = args.launcher or ('pytorch' if torchrun else 'none')
+    cfg.device = args.device or cfg.get('device')
+    return cfg
+
+
+@contextmanager
+def tool(args: argparse.Namespace) -> Iterator[None]:
+    """Run a tool: a mistake of its user ends it with one line.
+
+    Such mistakes are ``ValueError`` (of a config, weights or data) and
+    ``FileNotFoundError``. The log file of the run, where there is one
+    already, has the traceback. Any other error is a fault and is raised.
+
+    Raises:
+        SystemExit: With status 1, after the line went to stderr.
+    """
+    try:
+        yield
+    except (ValueError, FileNotFoundError) as error:
+        if args.traceback:
+            raise
+        _log_traceback(error)
+        sys.exit(f'{_rank()}error: {_message(error)}')
+    if distributed.is_initialized():
+        distributed.destroy_process_group()
+
+
+def _rank() -> str:
+    rank = os.environ.get('RANK', '0')
+    return '' if rank == '0' else f'[rank {rank}] '
+
+
+def _message(error: Exception) -> str:
+    message = str(error)
+    if 'Original Traceback' in message:
+        # Of a dataloader's worker: the message follows its traceback.
+        message = re.split(r'\n[\w.]*(?:Error|Exception): ', message)[-1]
+    # The registry says first which class was being built.
+    message = re.sub(r'^class `\w+` in \S+: ', '', message)
+    return ' '.join(message.split())
+
+
+def _log_traceback(error: Exception) -> None:
+    info = (type(error), error, error.__traceback__)
+    record = logging.LogRecord(
+        'upernet_ext', logging.ERROR, __file__, 0, str(error), None, info
+    )
+    for handler in MMLogger.get_current_instance().handlers:
+        if isinstance(handler, logging.FileHandler):
+            handler.emit(record)

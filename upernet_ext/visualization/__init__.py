@@ -1,0 +1,21 @@
+"""Pictures of images and their labels."""
+
+from .drawing import (
+    default_palette,
+    draw_comparison,
+    draw_overlay,
+    save_label_maps,
+    save_picture,
+    to_label_picture,
+    to_picture,
+)
+
+__all__ = [
+    'default_palette',
+    'draw_comparison',
+    'draw_overlay',
+    'save_label_maps',
+    'save_picture',
+    'to_label_picture',
+    'to_picture',
+]

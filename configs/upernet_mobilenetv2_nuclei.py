@@ -1,4 +1,4 @@
-"""UPerNet, MobileNetV2, nuclei 256 x 256, 1k iterations.
+"""UPerNet, MobileNetV2, nuclei 256 x 256, 400 iterations.
 
 Run:    python tools/train.py configs/upernet_mobilenetv2_nuclei.py
         (8 images, one device)
@@ -9,7 +9,7 @@ _base_ = [
     '_base_/backbones/mobilenetv2.py',
     '_base_/heads/uper.py',
     '_base_/datasets/nuclei.py',
-    '_base_/schedules/adamw_1k.py',
+    '_base_/schedules/adamw_400.py',
     '_base_/runtime.py',
 ]
 model = dict(
@@ -21,8 +21,8 @@ model = dict(
     ),
     backbone=_base_.backbone,
     neck=_base_.neck,
-    decode_head=dict(_base_.decode_head, channels=128),
-    auxiliary_head=dict(_base_.auxiliary_head, channels=64),
+    decode_head=dict(_base_.decode_head, channels=64),
+    auxiliary_head=dict(_base_.auxiliary_head, channels=32),
     num_classes=_base_.num_classes,
     in_channels=_base_.in_channels,
     spatial_dims=_base_.spatial_dims,

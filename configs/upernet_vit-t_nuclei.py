@@ -1,4 +1,4 @@
-"""UPerNet, ViT-Ti/16 from random weights, nuclei 256 x 256, 4k iterations.
+"""UPerNet, ViT-Ti/16 from random weights, nuclei 256 x 256, 1k iterations.
 
 Run:    python tools/train.py configs/upernet_vit-t_nuclei.py
         (8 images, one device)
@@ -9,7 +9,7 @@ _base_ = [
     '_base_/backbones/vit-t16_mln.py',
     '_base_/heads/uper.py',
     '_base_/datasets/nuclei.py',
-    '_base_/schedules/adamw_4k.py',
+    '_base_/schedules/adamw_1k.py',
     '_base_/runtime.py',
 ]
 model = dict(
@@ -20,9 +20,9 @@ model = dict(
         size=_base_.crop_size,
     ),
     backbone=dict(_base_.backbone, pretrained=None, img_size=_base_.crop_size),
-    neck=_base_.neck,
-    decode_head=dict(_base_.decode_head, channels=128),
-    auxiliary_head=dict(_base_.auxiliary_head, channels=64),
+    neck=dict(_base_.neck, out_channels=64),
+    decode_head=dict(_base_.decode_head, channels=64),
+    auxiliary_head=dict(_base_.auxiliary_head, channels=32),
     num_classes=_base_.num_classes,
     in_channels=_base_.in_channels,
     spatial_dims=_base_.spatial_dims,

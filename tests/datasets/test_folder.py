@@ -8,7 +8,7 @@ from mmengine.registry import DefaultScope
 from PIL import Image
 from torch.utils.data import DataLoader
 
-from upernet_ext.datasets import FolderDataset
+from upernet_ext.datasets import DataError, FolderDataset
 from upernet_ext.datasets.folder import generate_palette
 from upernet_ext.registry import DATASETS
 
@@ -207,7 +207,7 @@ def test_prediction_needs_no_masks(tmp_path):
     assert 'gt_sem_seg' not in dataset[0]['data_samples']
     with pytest.raises(ValueError, match='found the images'):
         build(tmp_path, split='test')
-    with pytest.raises(RuntimeError, match=r'a\.png: .*no mask'):
+    with pytest.raises(DataError, match=r'a\.png: .*no mask'):
         build(tmp_path, split='test', test_mode=True)[0]
 
 
@@ -242,7 +242,7 @@ def test_the_check_stops_once_every_class_was_seen(tmp_path):
     fill(tmp_path)
     (tmp_path / 'ann_dir/train/c.png').write_bytes(b'not read by the check')
     dataset = build(tmp_path)
-    with pytest.raises(RuntimeError, match=r'ann_dir/train/c\.png'):
+    with pytest.raises(DataError, match=r'ann_dir/train/c\.png'):
         dataset[2]
 
 
@@ -333,7 +333,7 @@ def test_the_error_in_a_worker_names_the_image(tmp_path):
     assert len(list(loader)) == 3
     path = tmp_path / 'img_dir/train/b.png'
     path.write_bytes(path.read_bytes()[:50])
-    with pytest.raises(RuntimeError, match=r'img_dir/train/b\.png: LoadImage'):
+    with pytest.raises(DataError, match=r'img_dir/train/b\.png: LoadImage'):
         list(loader)
 
 
@@ -341,7 +341,7 @@ def test_the_error_of_any_transform_names_the_image(tmp_path):
     fill(tmp_path)
     pipeline = [*PIPELINE[:2], dict(type='Resize', scale=(0, 4))]
     dataset = build(tmp_path, pipeline=pipeline)
-    with pytest.raises(RuntimeError, match=r'a\.png: Resize failed'):
+    with pytest.raises(DataError, match=r'a\.png: Resize failed'):
         dataset[0]
 
 

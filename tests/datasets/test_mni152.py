@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 from mmengine.registry import DefaultScope
 
-from upernet_ext.datasets import MNI152Dataset
+from upernet_ext.datasets import DataError, MNI152Dataset
 from upernet_ext.datasets.mni152 import SLICES, load_mni152
 from upernet_ext.registry import DATASETS
 
@@ -138,5 +138,5 @@ def test_wrong_options_are_refused(options, message):
 
 def test_an_error_names_the_slice():
     pipeline = [dict(type='upernet_ext.LoadMask', num_classes=2)]
-    with pytest.raises(RuntimeError, match='mni152_axial_090'):
+    with pytest.raises(DataError, match='mni152_axial_090'):
         build(split='test', pipeline=pipeline)[0]

@@ -1,7 +1,7 @@
 import pytest
 from mmcv.transforms import Compose
 
-from upernet_ext.datasets.pipeline import run_pipeline
+from upernet_ext.datasets.pipeline import DataError, run_pipeline
 
 
 def add_one(sample):
@@ -24,7 +24,7 @@ def test_none_ends_the_pipeline():
 
 def test_an_error_names_image_transform_and_cause():
     with pytest.raises(
-        RuntimeError, match=r'x/a\.png: .* failed: ZeroDivisionError: div'
+        DataError, match=r'x/a\.png: .* failed: ZeroDivisionError: div'
     ) as caught:
         run_pipeline(Compose([divide]), dict(img_path='x/a.png', n=1))
     assert isinstance(caught.value.__cause__, ZeroDivisionError)

@@ -2,6 +2,7 @@
 
 from .folder import FolderDataset
 from .mni152 import MNI152Dataset
+from .pipeline import DataError
 from .transforms import (
     LoadImage,
     LoadMask,
@@ -10,6 +11,7 @@ from .transforms import (
 )
 
 __all__ = [
+    'DataError',
     'FolderDataset',
     'LoadImage',
     'LoadMask',

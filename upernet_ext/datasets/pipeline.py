@@ -5,6 +5,14 @@ from typing import Any
 from mmcv.transforms import Compose
 
 
+class DataError(ValueError):
+    """A sample that a pipeline cannot use; the message names the image.
+
+    It has one string argument, so it passes unchanged from a dataloader's
+    worker to the main process.
+    """
+
+
 def run_pipeline(pipeline: Compose, sample: dict[str, Any]) -> Any:
     """Run the transforms; an error names the image and the transform.
 
@@ -16,15 +24,14 @@ def run_pipeline(pipeline: Compose, sample: dict[str, Any]) -> Any:
         The last transform's result, or ``None`` as soon as one returns it.
 
     Raises:
-        RuntimeError: A transform failed. It has one string argument, so it
-            passes unchanged from a dataloader's worker to the main process.
+        DataError: A transform failed.
     """
     path = sample['img_path']
     for transform in pipeline.transforms:
         try:
             sample = transform(sample)
         except Exception as error:
-            raise RuntimeError(
+            raise DataError(
                 f'{path}: {type(transform).__name__} failed: '
                 f'{type(error).__name__}: {error}'
             ) from error

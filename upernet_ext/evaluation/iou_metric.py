@@ -43,6 +43,9 @@ class IoUMetric(_IoUMetric):
         prefix: Put before the names of the metrics.
     """
 
+    # None would make mmengine warn; the metrics' names say enough.
+    default_prefix = ''
+
     def __init__(
         self,
         ignore_index: int = 255,
@@ -73,6 +76,11 @@ class IoUMetric(_IoUMetric):
             format_only=format_only,
             prefix=prefix,
         )
+        if multi_label and output_dir is not None:
+            raise ValueError(
+                'IoUMetric writes one label a pixel; several classes a pixel '
+                'are written by tools/test.py --out'
+            )
         self.multi_label = multi_label
         self.per_class: dict[str, dict[str, float]] = {}
 

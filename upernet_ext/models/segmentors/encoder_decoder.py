@@ -114,9 +114,15 @@ class EncoderDecoder(MMSegEncoderDecoder):
             1.0), flip_axes=(-1,))``.
         init_cfg: mmengine's initialisation config.
 
+    Attributes:
+        levels: Channels and strides of what the heads get.
+        receipt: Of the backbone's published weights, once they are loaded.
+
     Raises:
         ValueError: Numbers that disagree, naming both sides.
     """
+
+    receipt: Receipt | None = None
 
     def __init__(
         self,
@@ -274,9 +280,9 @@ class EncoderDecoder(MMSegEncoderDecoder):
                 level=logging.WARNING,
             )
             return None
-        receipt = load_pretrained(self.backbone, self.pretrained)
-        print_log(f'Backbone: {receipt.summary()}', logger='current')
-        return receipt
+        self.receipt = load_pretrained(self.backbone, self.pretrained)
+        print_log(f'Backbone: {self.receipt.summary()}', logger='current')
+        return self.receipt
 
     # Training --------------------------------------------------------------
 

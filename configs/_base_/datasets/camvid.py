@@ -22,7 +22,7 @@ classes = [
 ]
 num_classes = len(classes)
 img_scale = (480, 360)
-crop_size = (360, 480)
+crop_size = (256, 384)
 
 train_pipeline = [
     dict(type='upernet_ext.LoadImage'),

@@ -9,7 +9,7 @@ PINS := requirements/constraints.txt
 EXTRA := $(VENV)/share/upernet_ext_tests
 # Where the cores are few, threads that wait for each other cost more than
 # they bring; a caller may say otherwise.
-TEST_THREADS ?= 2
+TEST_THREADS ?= 1
 
 .PHONY: help quickstart test test-fast lint clean
 

@@ -4,6 +4,7 @@ Run: python tools/quickstart.py
 """
 
 import argparse
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -19,7 +20,11 @@ CONFIG = 'upernet_resnet18_mni152.py'
 def run(tool: str, *arguments: str | Path) -> None:
     """Run a tool of this folder as a user would, and stop if it fails."""
     command = [sys.executable, TOOLS / f'{tool}.py', *arguments]
-    if subprocess.run([str(part) for part in command]).returncode:
+    # One thread beside one loading process: on two shared cores, threads that
+    # wait for each other lose more than they bring.
+    environment = {'OMP_NUM_THREADS': '1', **os.environ}
+    done = subprocess.run([str(part) for part in command], env=environment)
+    if done.returncode:
         sys.exit(f'quickstart: tools/{tool}.py failed, see above')
 
 

@@ -1,3 +1,4 @@
+import subprocess
 import sys
 
 import pytest
@@ -21,3 +22,15 @@ def test_one_line_is_left_out_and_all_else_gets_through(
         assert 'noisy' in sys.modules
         del sys.modules['noisy']
     assert capsys.readouterr().out == 'a noise of use\n'
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize('package', ['models', 'datasets', 'evaluation'])
+def test_a_first_import_says_nothing(package):
+    done = subprocess.run(
+        [sys.executable, '-c', f'import upernet_ext.{package}'],
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert done.stdout + done.stderr == ''

@@ -1,9 +1,7 @@
 """Backbone, neck and heads, put together so that their numbers agree."""
 
-import itertools
 import logging
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
 
 import torch
 from mmengine.config import ConfigDict
@@ -35,6 +33,7 @@ from ..backbones import (
 )
 from ..decode_heads import DecodeHead, scores_to_labels
 from .sliding_window import batched, window_slices
+from .views import View, views
 
 TEST_DEFAULTS = dict(
     mode='whole',
@@ -45,44 +44,6 @@ TEST_DEFAULTS = dict(
     keep_logits=False,
     tta=None,
 )
-
-
-@dataclass(frozen=True)
-class View:
-    """One way to look at an image: at a scale, mirrored along axes."""
-
-    scale: float = 1.0
-    flipped: tuple[int, ...] = ()
-
-
-def views(tta: Mapping | None, spatial_dims: int) -> list[View]:
-    """List the views of a test-time augmentation; one where there is none.
-
-    Args:
-        tta: ``scales``: factors of the image's size; ``flip_axes``: spatial
-            axes counted from the end (-1 is the width), every combination of
-            which is mirrored. ``None`` for no augmentation.
-        spatial_dims: 2 or 3.
-
-    Raises:
-        ValueError: An unknown key, or an axis that there is not.
-    """
-    tta = dict(tta or {})
-    scales = tta.pop('scales', (1.0,))
-    axes = tuple(tta.pop('flip_axes', ()))
-    if tta:
-        raise ValueError(
-            f'test_cfg.tta takes scales and flip_axes, got {sorted(tta)}'
-        )
-    if any(not -spatial_dims <= a <= -1 for a in axes):
-        raise ValueError(
-            f'flip_axes={axes} must lie in [{-spatial_dims}, -1]: spatial '
-            'axes are counted from the end'
-        )
-    subsets = itertools.chain.from_iterable(
-        itertools.combinations(axes, n) for n in range(len(axes) + 1)
-    )
-    return [View(scale, flipped) for flipped in subsets for scale in scales]
 
 
 @MODELS.register_module()

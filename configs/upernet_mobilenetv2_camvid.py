@@ -1,4 +1,4 @@
-"""UPerNet, MobileNetV2, CamVid 1k iterations.
+"""UPerNet, MobileNetV2, CamVid in crops of 256 x 384, 1k iterations.
 
 Run:    python tools/train.py configs/upernet_mobilenetv2_camvid.py
         (8 images, one device)

@@ -48,6 +48,7 @@ _SAFE_TYPES = [
     np._core.multiarray._reconstruct,
     *{type(np.dtype(c)) for c in '?bhilqBHILQefd'},
 ]
+torch.serialization.add_safe_globals(_SAFE_TYPES)
 
 
 def _download(url: str) -> Path:
@@ -101,10 +102,9 @@ def read_checkpoint(
         if path.suffix == '.safetensors':
             checkpoint = load_file(path, device=str(map_location))
         else:
-            with torch.serialization.safe_globals(_SAFE_TYPES):
-                checkpoint = torch.load(
-                    path, map_location=map_location, weights_only=True
-                )
+            checkpoint = torch.load(
+                path, map_location=map_location, weights_only=True
+            )
     except pickle.UnpicklingError as error:
         reason = str(error).split('Please file')[0]
         raise WeightsError(

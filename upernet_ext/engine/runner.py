@@ -221,8 +221,12 @@ class Runner(mmengine.runner.Runner):
 
 def _is_no_dump(record: logging.LogRecord) -> bool:
     """Tell what a reader of the terminal wants to see."""
-    dumps = ('System environment:', 'Config:\n', 'Hooks will be executed')
-    return not any(part in record.getMessage()[:200] for part in dumps)
+    hidden = (
+        *('System environment:', 'Config:\n', 'Hooks will be executed'),
+        # mmengine about its own checkpoint hook, at every start
+        *('"FileClient" will be', '"HardDiskBackend" is the alias'),
+    )
+    return not any(part in record.getMessage()[:200] for part in hidden)
 
 
 def _choose_device(name: str | None) -> str:

@@ -28,7 +28,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         nargs='+',
         action=DictAction,
         metavar='KEY=VALUE',
-        help='set keys of the config, such as model.backbone.frozen=True',
+        help='set keys of the config: model.backbone.drop_path_rate=0.2',
     )
     parser.add_argument(
         '--traceback',

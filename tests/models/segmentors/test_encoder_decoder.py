@@ -9,7 +9,7 @@ from mmseg.models import EncoderDecoder as MMSegEncoderDecoder
 from mmseg.structures import SegDataSample
 
 from upernet_ext.layers.rank import resize
-from upernet_ext.models import EncoderDecoder
+from upernet_ext.models import DiceLoss, EncoderDecoder
 from upernet_ext.registry import MODELS
 from upernet_ext.structures import GridData
 
@@ -322,23 +322,60 @@ def test_foreign_losses_get_full_size_logits_and_train() -> None:
     torch.testing.assert_close(*gradients)
 
 
+@pytest.mark.parametrize('multi_label', [False, True])
+def test_a_foreign_loss_of_a_sigmoid_head_is_a_sigmoid_loss(
+    multi_label: bool,
+) -> None:
+    """mmseg's softmax over one channel would be 0, and train nothing."""
+    classes = 3 if multi_label else 1
+    image = torch.randn(1, 3, 16, 16)
+    labels = torch.randint(2, (classes, 16, 16))
+    found = []
+    for loss in ('mmseg', 'upernet_ext'):
+        torch.manual_seed(0)
+        cfg = dict(type=f'{loss}.CrossEntropyLoss', avg_non_ignore=True)
+        model = segmentor(
+            decode_head=dict(HEAD, loss_decode=cfg),
+            num_classes=classes,
+            multi_label=multi_label,
+        )
+        data = SegDataSample()
+        data.gt_sem_seg = GridData(data=labels)
+        found.append(model.loss(image, [data])['decode.loss_ce'])
+    assert found[0] > 0.1
+    torch.testing.assert_close(*found)
+
+
 @pytest.mark.filterwarnings('ignore:.*build_pixel_sampler')
-def test_several_losses_and_a_pixel_sampler() -> None:
+def test_several_losses_share_a_pixel_samplers_weights() -> None:
     loss = [
         dict(type='upernet_ext.CrossEntropyLoss'),
         dict(type='upernet_ext.DiceLoss', loss_weight=3.0),
     ]
+    sampler = dict(type='mmseg.OHEMPixelSampler', thresh=0.7, min_kept=10)
     model = segmentor(
         decode_head=dict(
-            HEAD,
-            loss_decode=loss,
-            sampler=dict(
-                type='mmseg.OHEMPixelSampler', thresh=0.7, min_kept=10
-            ),
+            HEAD, loss_decode=loss, sampler=sampler, dropout_ratio=0
         )
-    ).train()
-    losses = model.loss(torch.randn(2, 3, 16, 16), [sample(2, 16)] * 2)
-    assert {'decode.loss_ce', 'decode.loss_dice'} <= set(losses)
+    )
+    image = torch.randn(2, 3, 16, 16)
+    samples = [sample(2, 16) for _ in image]
+    losses = model.loss(image, samples)
+    logits = model.encode_decode(image)
+    labels = torch.stack([s.gt_sem_seg.data for s in samples])
+    weight = model.decode_head.sampler.sample(logits, labels)
+    assert 0 < weight.mean() < 1
+    labels = labels[:, 0]
+    entropy = torch.nn.functional.cross_entropy(
+        logits, labels, reduction='none'
+    )
+    torch.testing.assert_close(
+        losses['decode.loss_ce'], (entropy * weight).mean()
+    )
+    torch.testing.assert_close(
+        losses['decode.loss_dice'],
+        3 * DiceLoss()(logits, labels, weight=weight),
+    )
 
 
 # Inference -----------------------------------------------------------------
@@ -481,7 +518,7 @@ def test_one_class_is_a_sigmoid_and_a_threshold(
         flipped = model.encode_decode(image.flip(-1)).sigmoid().flip(-1)
         scores = (scores + flipped) / 2
     for threshold in (None, scores.median().item()):
-        model.test_cfg.threshold = threshold
+        model.decode_head.threshold = threshold or 0.5
         (result,) = model.predict(image)
         wanted = scores[0] > (threshold or 0.5)
         assert torch.equal(result.pred_sem_seg.data, wanted.long())

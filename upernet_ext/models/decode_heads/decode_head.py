@@ -16,7 +16,7 @@ from ...layers.rank import (
     conv_module,
     resize,
 )
-from ..backbones import type_of
+from ..backbones import accepts, type_of
 from ..losses import IGNORE_INDEX, SegmentationLoss, targets_and_mask
 
 
@@ -113,20 +113,26 @@ class DecodeHead(BaseDecodeHead):
     def _loss_cfg(
         self, loss_decode: Mapping | Sequence[Mapping] | None
     ) -> dict | list[dict]:
-        """Fill ``use_sigmoid`` into our losses; refuse a contradiction."""
+        """Fill ``use_sigmoid`` into a loss; refuse a contradiction.
+
+        A foreign loss on a softmax head is left as it is: mmseg's sigmoid
+        losses of exclusive classes are its own affair.
+        """
         if loss_decode is None:
             loss_decode = dict(type='upernet_ext.CrossEntropyLoss')
         if not isinstance(loss_decode, Mapping):
             return [self._loss_cfg(cfg) for cfg in loss_decode]
         cfg = copy.deepcopy(dict(loss_decode))
-        stated = cfg.get('use_sigmoid', self.use_sigmoid)
-        if stated != self.use_sigmoid:
+        cls = type_of(cfg)
+        if not (issubclass(cls, SegmentationLoss) or self.use_sigmoid):
+            return cfg
+        if cfg.get('use_sigmoid', self.use_sigmoid) != self.use_sigmoid:
             raise ValueError(
-                f'{cfg["type"]}: use_sigmoid={stated}, but the head has '
-                f'use_sigmoid={self.use_sigmoid} (num_classes=1 or '
+                f'{cfg["type"]}: use_sigmoid={cfg["use_sigmoid"]}, but the '
+                f'head has use_sigmoid={self.use_sigmoid} (num_classes=1 or '
                 'multi_label=True); remove it, the head fills it in'
             )
-        if issubclass(type_of(cfg), SegmentationLoss):
+        if accepts(cls, 'use_sigmoid'):
             cfg['use_sigmoid'] = self.use_sigmoid
         return cfg
 

@@ -40,7 +40,6 @@ TEST_DEFAULTS = dict(
     crop_size=None,
     stride=None,
     window_batch=4,
-    threshold=None,
     keep_logits=False,
     tta=None,
 )
@@ -69,10 +68,10 @@ class EncoderDecoder(MMSegEncoderDecoder):
         train_cfg: Passed to foreign heads.
         test_cfg: ``mode``: ``'whole'`` or ``'slide'``; ``crop_size`` and
             ``stride`` of the windows, in pixels; ``window_batch``: windows at
-            a time; ``threshold`` of a sigmoid (default: the head's, 0.5);
-            ``keep_logits``: put ``seg_logits`` ``(K, *S)`` into each sample
-            (with ``tta``: mean probabilities); ``tta``: ``dict(scales=(0.5,
-            1.0), flip_axes=(-1,))``.
+            a time; ``keep_logits``: put ``seg_logits`` ``(K, *S)`` into each
+            sample (with ``tta``: mean probabilities); ``tta``:
+            ``dict(scales=(0.5, 1.0), flip_axes=(-1,))``. The threshold of a
+            sigmoid is the decode head's.
         init_cfg: mmengine's initialisation config.
 
     Attributes:
@@ -375,12 +374,13 @@ class EncoderDecoder(MMSegEncoderDecoder):
         if data_samples is None:
             data_samples = [SegDataSample() for _ in inputs]
         looks = views(self.test_cfg.tta, self.spatial_dims)
-        if looks == [View()]:
-            scores = (row[None] for row in self.inference(inputs))
-        else:
+        averaged = looks != [View()]
+        if averaged:
             scores = self._mean_of_views(inputs, data_samples, looks)
+        else:
+            scores = (row[None] for row in self.inference(inputs))
         for score, sample in zip(scores, data_samples, strict=True):
-            self._decide(score, sample, averaged=looks != [View()])
+            self._decide(score, sample, averaged=averaged)
         return list(data_samples)
 
     def _mean_of_views(
@@ -434,9 +434,7 @@ class EncoderDecoder(MMSegEncoderDecoder):
             scores = resize(
                 scores, size[: scores.ndim - 2], self.align_corners
             )
-        threshold = self.test_cfg.threshold
-        if threshold is None:
-            threshold = getattr(self.decode_head, 'threshold', None) or 0.5
+        threshold = self.decode_head.threshold
         if averaged and self.use_sigmoid:
             labels = (scores > threshold).long()
         else:

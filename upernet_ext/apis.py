@@ -28,6 +28,7 @@ from rich.progress import track
 from torch import nn
 
 from .config import ConfigError, load_config
+from .datasets.palette import generate_palette
 from .datasets.pipeline import run_pipeline
 from .datasets.transforms.reading import IMAGE_SUFFIXES, read_image
 from .engine import DataNotFoundError
@@ -35,7 +36,6 @@ from .engine.checkpoint_config import checkpoint_config
 from .interop import load_weights, read_checkpoint
 from .registry import DATASETS, MODELS
 from .visualization import (
-    default_palette,
     draw_overlay,
     save_label_maps,
     save_picture,
@@ -270,7 +270,7 @@ def _dataset_meta(checkpoint: Mapping, cfg: Config) -> dict:
     classes = found['classes']
     palette = found.get('palette') or ()
     if len(palette) != len(classes):
-        palette = default_palette(len(classes))
+        palette = generate_palette(classes)
     return {**found, 'classes': list(classes), 'palette': list(palette)}
 
 

@@ -9,7 +9,7 @@ from PIL import Image
 from torch.utils.data import DataLoader
 
 from upernet_ext.datasets import DataError, FolderDataset
-from upernet_ext.datasets.folder import generate_palette
+from upernet_ext.datasets.palette import generate_palette
 from upernet_ext.registry import DATASETS
 
 RNG = np.random.default_rng(0)

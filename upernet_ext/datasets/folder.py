@@ -1,6 +1,5 @@
 """A folder of images and masks, without code."""
 
-import colorsys
 import os
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
@@ -11,8 +10,10 @@ import numpy as np
 from mmseg.datasets import BaseSegDataset
 
 from ..registry import DATASETS
+from ..structures import IGNORE_INDEX
+from .palette import generate_palette
 from .pipeline import run_pipeline
-from .transforms.loading import IGNORE_INDEX, to_labels
+from .transforms.labels import to_labels
 from .transforms.reading import IMAGE_SUFFIXES, MASK_SUFFIXES, read_mask
 
 IMAGE_FOLDERS = ('img_dir', 'images', 'imgs')
@@ -328,29 +329,6 @@ def _drawing_palette(
         return generate_palette(classes)
     first = 1 if len(classes) == 1 and len(palette) > 1 else 0
     return palette[first : first + len(classes)]
-
-
-def generate_palette(classes: Sequence[str]) -> list[list[int]]:
-    """Make up one RGB colour a class; the same names give the same colours.
-
-    Hues go round by the golden angle, so that neighbours differ and adding a
-    class leaves the others as they are; ``'background'`` is black.
-
-    Args:
-        classes: The names.
-
-    Returns:
-        ``[r, g, b]`` in 0..255, one a class, all different up to 255 classes.
-    """
-    colors = []
-    for i, name in enumerate(classes):
-        saturation = (0.85, 0.5, 0.7)[i // 8 % 3]
-        value = (0.95, 0.6, 0.8, 0.45)[i // 3 % 4]
-        rgb = colorsys.hsv_to_rgb(0.618034 * i % 1, saturation, value)
-        colors.append([round(255 * c) for c in rgb])
-        if name.lower() == 'background':
-            colors[-1] = [0, 0, 0]
-    return colors
 
 
 def _unique(array: np.ndarray) -> set[int]:

@@ -10,6 +10,7 @@ from mmseg.evaluation import IoUMetric as _IoUMetric
 from prettytable import PrettyTable
 
 from ..registry import METRICS
+from ..structures import IGNORE_INDEX
 
 
 @METRICS.register_module()
@@ -48,7 +49,7 @@ class IoUMetric(_IoUMetric):
 
     def __init__(
         self,
-        ignore_index: int = 255,
+        ignore_index: int = IGNORE_INDEX,
         iou_metrics: str | Sequence[str] = ('mIoU',),
         *,
         multi_label: bool | None = None,

@@ -9,8 +9,7 @@ from torch import Tensor
 from torch.nn import functional as F  # noqa: N812
 
 from ..registry import MODELS
-from ..structures import GridData
-from .losses import IGNORE_INDEX
+from ..structures import IGNORE_INDEX, GridData
 
 
 def _pad_far_end(x: Tensor, size: Sequence[int], value: float) -> Tensor:

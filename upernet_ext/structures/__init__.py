@@ -1,5 +1,5 @@
 """Containers that travel with a sample."""
 
-from .grid_data import GridData
+from .grid_data import IGNORE_INDEX, GridData
 
-__all__ = ['GridData']
+__all__ = ['IGNORE_INDEX', 'GridData']

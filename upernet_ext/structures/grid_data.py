@@ -6,6 +6,9 @@ import numpy as np
 import torch
 from mmengine.structures import BaseDataElement, PixelData
 
+# The label of pixels that count neither as right nor as wrong.
+IGNORE_INDEX = 255
+
 
 class GridData(PixelData):
     """Fields ``(C, *S)`` that share one grid ``S``: pixels or voxels.

@@ -1,7 +1,6 @@
 """Pictures of images and their labels."""
 
 from .drawing import (
-    default_palette,
     draw_comparison,
     draw_overlay,
     save_label_maps,
@@ -11,7 +10,6 @@ from .drawing import (
 )
 
 __all__ = [
-    'default_palette',
     'draw_comparison',
     'draw_overlay',
     'save_label_maps',

@@ -5,7 +5,6 @@ may overlap; 255 is ignored, and hatched. With one class name, label 1 is that
 class and label 0, the background, is left bare.
 """
 
-import colorsys
 import re
 from collections.abc import Sequence
 from functools import cache
@@ -17,27 +16,15 @@ import numpy as np
 import torch
 from PIL import Image, ImageDraw, ImageFont
 
-IGNORE_INDEX = 255
+from ..datasets.palette import generate_palette
+from ..structures import IGNORE_INDEX
+
 _INK, _PAPER = (32, 32, 32), (255, 255, 255)
 _BACKGROUND = (0, 0, 0)
 # Panels of a comparison have at least this many pixels on their short side.
 _MIN_SIDE = 256
 
 Palette = Sequence[Sequence[int]]
-
-
-def default_palette(num_classes: int) -> list[tuple[int, int, int]]:
-    """Return one RGB colour a class, neighbours far apart in hue."""
-    golden_ratio = 0.618034
-    return [
-        tuple(
-            round(255 * channel)
-            for channel in colorsys.hsv_to_rgb(
-                i * golden_ratio % 1, 0.9 - 0.3 * (i % 2), 1 - 0.15 * (i % 3)
-            )
-        )
-        for i in range(num_classes)
-    ]
 
 
 def to_picture(inputs: torch.Tensor | np.ndarray) -> np.ndarray:
@@ -188,7 +175,7 @@ def save_label_maps(
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    colors = default_palette(len(classes)) if palette is None else palette
+    colors = generate_palette(classes) if palette is None else palette
     if labels.ndim == 3:
         for plane, name, color in zip(labels, classes, colors, strict=True):
             part = re.sub(r'[^\w-]+', '_', name)
@@ -228,7 +215,7 @@ def _check(
         )
     if not 0 <= opacity <= 1:
         raise ValueError(f'opacity must be in 0..1, got {opacity}')
-    colors = default_palette(len(classes)) if palette is None else palette
+    colors = generate_palette(classes) if palette is None else palette
     if len(colors) < len(classes):
         raise ValueError(
             f'{len(classes)} classes need as many colours, got {len(colors)}'

@@ -16,7 +16,7 @@ from mmseg.datasets.transforms import (
 from PIL import Image
 
 from upernet_ext.datasets.transforms import LoadImage, LoadMask, PackInputs
-from upernet_ext.datasets.transforms.loading import to_labels
+from upernet_ext.datasets.transforms.labels import to_labels
 
 RNG = np.random.default_rng(0)
 RGB = RNG.integers(0, 256, (24, 31, 3), dtype=np.uint8)

@@ -2,10 +2,9 @@
 
 from .color import PhotoMetricDistortion
 from .formatting import PackInputs
-from .loading import IGNORE_INDEX, LoadImage, LoadMask
+from .loading import LoadImage, LoadMask
 
 __all__ = [
-    'IGNORE_INDEX',
     'LoadImage',
     'LoadMask',
     'PackInputs',

@@ -66,6 +66,28 @@ def read_mask(path: str | Path) -> np.ndarray:
     return _named(path, _decode_mask)
 
 
+def drop_opaque_alpha(image: np.ndarray, path: str, change: str) -> np.ndarray:
+    """Drop the last channel, which must be opaque everywhere.
+
+    Args:
+        image: ``(H, W, C)``.
+        path: The file, for messages.
+        change: What to do about transparent pixels, for messages.
+
+    Raises:
+        ValueError: A pixel is transparent.
+    """
+    alpha = image[..., -1]
+    opaque = np.iinfo(image.dtype).max if image.dtype.kind in 'iu' else 1
+    if (alpha != opaque).any():
+        raise ValueError(
+            f'{path}: {int((alpha != opaque).sum())} pixels are '
+            'transparent, so their colour is not defined; flatten the image, '
+            f'or {change}'
+        )
+    return image[..., :-1]
+
+
 def _named(path: str | Path, decode) -> np.ndarray:
     try:
         data = Path(path).read_bytes()

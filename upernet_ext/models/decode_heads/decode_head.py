@@ -16,8 +16,9 @@ from ...layers.rank import (
     conv_module,
     resize,
 )
+from ...structures import IGNORE_INDEX
 from ..backbones import accepts, type_of
-from ..losses import IGNORE_INDEX, SegmentationLoss, targets_and_mask
+from ..losses import SegmentationLoss, targets_and_mask
 
 
 def scores_to_labels(

@@ -3,13 +3,11 @@
 from .cross_entropy_loss import CrossEntropyLoss
 from .monai_losses import DiceLoss, FocalLoss
 from .segmentation_loss import (
-    IGNORE_INDEX,
     SegmentationLoss,
     targets_and_mask,
 )
 
 __all__ = [
-    'IGNORE_INDEX',
     'CrossEntropyLoss',
     'DiceLoss',
     'FocalLoss',

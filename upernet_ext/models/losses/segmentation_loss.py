@@ -12,9 +12,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F  # noqa: N812
 
 from ...layers.rank import resize
-
-# The label of pixels that count neither as right nor as wrong.
-IGNORE_INDEX = 255
+from ...structures import IGNORE_INDEX
 
 
 def targets_and_mask(

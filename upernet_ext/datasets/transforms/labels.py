@@ -1,0 +1,236 @@
+"""From the values of a mask file to labels, each of them checked."""
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+
+from ...structures import IGNORE_INDEX
+from .reading import drop_opaque_alpha
+
+
+def to_labels(
+    mask: np.ndarray,
+    path: str,
+    *,
+    num_classes: int | None = None,
+    label_map: Mapping[int, int] | None = None,
+    palette: Sequence[Sequence[int]] | None = None,
+    multi_label: bool = False,
+    reduce_zero_label: bool = False,
+) -> np.ndarray:
+    """Turn a mask file's array into labels; see ``LoadMask``.
+
+    Args:
+        mask: ``(H, W)`` or ``(H, W, C)``, RGB.
+        path: The file, for messages.
+        num_classes: See ``LoadMask``.
+        label_map: See ``LoadMask``.
+        palette: See ``LoadMask``.
+        multi_label: See ``LoadMask``.
+        reduce_zero_label: See ``LoadMask``.
+
+    Returns:
+        ``uint8``: class indices ``(H, W)``, or 0/1 ``(H, W, K)`` with
+        ``multi_label``; 255 is ignored.
+
+    Raises:
+        ValueError: The array has another form, or a value is no class.
+    """
+    if mask.ndim not in (2, 3) or 0 in mask.shape:
+        raise ValueError(
+            f'{path}: a mask must be (H, W) or (H, W, C), got {mask.shape}'
+        )
+    if multi_label:
+        mask = mask[..., None] if mask.ndim == 2 else mask
+        if num_classes is not None and mask.shape[2] != num_classes:
+            raise ValueError(
+                f'{path}: multi_label needs one channel a class, (H, W, '
+                f'{num_classes}), got {mask.shape}'
+            )
+    elif mask.ndim == 3:
+        if mask.shape[2] in (2, 4):
+            mask = drop_opaque_alpha(
+                mask, path, 'write the mask without alpha'
+            )
+        if mask.shape[2] == 3 and palette is not None:
+            return _colors_to_labels(mask, path, palette, num_classes)
+        if (mask != mask[..., :1]).any():
+            if mask.shape[2] == 3:
+                change = (
+                    'give palette=[(r, g, b), ...], one colour a class, or '
+                    'multi_label=True for one channel a class'
+                )
+            else:
+                change = 'give multi_label=True for one channel a class'
+            raise ValueError(
+                f'{path}: the mask has {mask.shape[2]} channels; {change}'
+            )
+        mask = mask[..., 0]
+    return _relabel(
+        _as_integers(mask, path),
+        path,
+        num_labels=2 if multi_label else _num_labels(num_classes),
+        label_map=label_map,
+        reduce_zero_label=reduce_zero_label,
+    )
+
+
+def _num_labels(num_classes: int | None) -> int:
+    """Number of labels; one foreground class has two, 0 and 1."""
+    return IGNORE_INDEX if num_classes is None else max(num_classes, 2)
+
+
+def _as_integers(mask: np.ndarray, path: str) -> np.ndarray:
+    if mask.dtype == bool:
+        return mask.astype(np.uint8)
+    if mask.dtype.kind in 'iu':
+        return mask
+    if mask.dtype.kind != 'f':
+        raise ValueError(f'{path}: a mask cannot be {mask.dtype}')
+    fractions = mask[~(np.isfinite(mask) & (mask == np.round(mask)))]
+    if fractions.size:
+        raise ValueError(
+            f'{path}: {fractions.size} pixels are no whole number, for '
+            f'example {fractions[0]}; a mask holds class indices'
+        )
+    return mask.astype(np.int64)
+
+
+def _relabel(
+    mask: np.ndarray,
+    path: str,
+    *,
+    num_labels: int,
+    label_map: Mapping[int, int] | None,
+    reduce_zero_label: bool,
+) -> np.ndarray:
+    """Map file values to labels through a table, and check the result."""
+    if mask.dtype == np.uint8:
+        counts = np.bincount(mask.ravel(), minlength=256)
+        values = np.flatnonzero(counts)
+        counts, index, slots = counts[values], mask, values
+        table = np.empty(256, np.uint8)
+    else:
+        values, index, counts = np.unique(
+            mask, return_inverse=True, return_counts=True
+        )
+        slots, table = slice(None), np.empty(len(values), np.uint8)
+    labels, wrong = [], []
+    for value, count in zip(values.tolist(), counts.tolist(), strict=True):
+        label = value
+        if reduce_zero_label and label != IGNORE_INDEX:
+            label = label - 1 if label else IGNORE_INDEX
+        if label_map is not None and label in label_map:
+            label = label_map[label]
+        elif label_map is not None and label != IGNORE_INDEX:
+            label = -1
+        if label != IGNORE_INDEX and not 0 <= label < num_labels:
+            wrong.append((value, count))
+            label = IGNORE_INDEX
+        labels.append(label)
+    if wrong:
+        raise ValueError(
+            _describe_wrong(
+                wrong, path, num_labels, label_map, reduce_zero_label
+            )
+        )
+    table[slots] = labels
+    return table[index].reshape(mask.shape)
+
+
+def _describe_wrong(
+    wrong: list[tuple[int, int]],
+    path: str,
+    num_labels: int,
+    label_map: Mapping[int, int] | None,
+    reduce_zero_label: bool,
+) -> str:
+    found = ', '.join(f'{v} ({n} pixels)' for v, n in wrong[:5])
+    more = f' and {len(wrong) - 5} more values' if len(wrong) > 5 else ''
+    if label_map is not None:
+        allowed = (
+            f'label_map={dict(label_map)} has no label in 0..'
+            f'{num_labels - 1} or {IGNORE_INDEX} (ignored) for it; add it'
+        )
+    else:
+        allowed = (
+            f'labels are 0..{num_labels - 1} and {IGNORE_INDEX} (ignored); '
+            'give label_map={file value: class index or 255}'
+        )
+        if not reduce_zero_label and wrong[0][0] == num_labels:
+            allowed += (
+                ', or reduce_zero_label=True if 0 means "no class" and the '
+                'classes start at 1'
+            )
+    return f'{path}: the mask has the value {found}{more}, but {allowed}'
+
+
+def _colors_to_labels(
+    mask: np.ndarray,
+    path: str,
+    palette: Sequence[Sequence[int]],
+    num_classes: int | None,
+) -> np.ndarray:
+    if num_classes is not None and len(palette) < _num_labels(num_classes):
+        raise ValueError(
+            f'{path}: an RGB mask of {_num_labels(num_classes)} labels needs '
+            f'as many colours, palette has {len(palette)}'
+        )
+    num_labels = len(palette) if num_classes is None else num_classes
+    shifts = np.array([65536, 256, 1])
+    keys = np.asarray(palette, np.int64) @ shifts
+    if len(set(keys.tolist())) < len(keys):
+        raise ValueError(f'two colours of the palette are equal: {palette}')
+    order = np.argsort(keys)
+    labels = np.arange(len(keys))
+    labels[max(num_labels, 2) :] = IGNORE_INDEX
+    codes = mask.astype(np.int64) @ shifts
+    slots = np.searchsorted(keys[order], codes).clip(max=len(keys) - 1)
+    unknown = keys[order][slots] != codes
+    if unknown.any():
+        colors, counts = np.unique(mask[unknown], axis=0, return_counts=True)
+        found = ', '.join(
+            f'{tuple(c)} ({n} pixels)'
+            for c, n in zip(colors[:5].tolist(), counts.tolist(), strict=False)
+        )
+        raise ValueError(
+            f'{path}: {len(colors)} colours of the mask are not in the '
+            f'palette: {found}; append a colour that means "no class" to the '
+            'palette after the classes'
+        )
+    return labels[order][slots].astype(np.uint8)
+
+
+def index_label_sets(labels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Number the distinct label vectors of ``(H, W, K)``.
+
+    Returns:
+        The index ``(H, W)`` of each pixel's vector, never 255, and the table
+        ``(sets, K)``, in which row 255 is all ignored.
+    """
+    values = np.array([0, 1, IGNORE_INDEX], np.uint8)
+    code_of = np.zeros(256, np.int64)
+    code_of[values] = np.arange(3)
+    index = np.zeros(labels.shape[:2], np.int64)
+    sets = np.zeros((1, 0), np.uint8)
+    for k in range(labels.shape[2]):
+        codes = index * 3 + code_of[labels[..., k]]
+        present = np.flatnonzero(np.bincount(codes.ravel()))
+        table = np.zeros(present[-1] + 1, np.int64)
+        table[present] = np.arange(len(present))
+        index = table[codes]
+        sets = np.c_[sets[present // 3], values[present % 3]]
+    # Transforms fill what they pad or rotate in with 255.
+    index[index >= IGNORE_INDEX] += 1
+    table = np.full(
+        (max(len(sets), IGNORE_INDEX) + 1, sets.shape[1]),
+        IGNORE_INDEX,
+        np.uint8,
+    )
+    rows = np.arange(len(sets))
+    table[rows + (rows >= IGNORE_INDEX)] = sets
+    if len(table) > 2**16:
+        raise ValueError(
+            f'a mask with {len(sets)} different combinations of labels'
+        )
+    return index.astype(np.uint8 if len(table) == 256 else np.uint16), table

@@ -10,8 +10,8 @@ PACKAGE = Path(__file__).parents[1] / 'upernet_ext'
 FILES = sorted(PACKAGE.rglob('*.py'))
 # DESIGN: a folder imports only from the ones before it.
 ORDER = [
-    '__init__',
     'import_noise',
+    '__init__',
     'registry',
     'config',
     'structures',

@@ -20,7 +20,6 @@ from typing import Any
 from mmengine.config import Config
 from mmengine.runner import Runner
 
-from . import import_noise  # noqa: F401  (before all that use mmseg)
 from .registry import DATASETS
 
 # What the Runner and the tools read. Every other top-level key is a variable:

@@ -7,8 +7,6 @@ imports this module, and each registry imports its location, on first use.
 from mmengine import registry as root
 from mmengine.registry import Registry
 
-from . import import_noise  # noqa: F401  (before all that imports mmseg)
-
 SCOPE = 'upernet_ext'
 
 

@@ -1,6 +1,5 @@
 """Datasets and what reads them."""
 
-from .. import import_noise  # noqa: F401  (before all that use mmseg)
 from .folder import FolderDataset
 from .mni152 import MNI152Dataset
 from .pipeline import DataError

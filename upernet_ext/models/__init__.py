@@ -1,9 +1,6 @@
 """Models: preprocessor, backbones, necks, heads, losses, segmentors."""
 
-from .. import (
-    import_noise,  # noqa: F401  (before all that use mmseg)
-    layers,  # noqa: F401  (its norms register themselves)
-)
+from .. import layers  # noqa: F401  (its norms register themselves)
 from .backbones import TransformersBackbone, VisionTransformer
 from .data_preprocessor import SegDataPreProcessor
 from .decode_heads import DecodeHead, FCNHead, UPerHead

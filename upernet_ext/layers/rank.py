@@ -11,7 +11,8 @@ import math
 from collections.abc import Sequence
 
 import torch
-from mmcv.cnn import ConvModule
+from mmcv.cnn import ConvModule, build_norm_layer
+from mmengine.model import revert_sync_batchnorm
 from torch import Tensor, nn
 from torch import distributed as dist
 from torch.nn import functional as F  # noqa: N812
@@ -167,23 +168,71 @@ def norm_cfg(cfg: dict | None, spatial_dims: int) -> dict | None:
     kind = cfg['type']
     if kind == 'SyncBN' and not _sync_batch_norm_works():
         kind = 'BN'
-    classes = {
+    other = {2: 3, 3: 2}[spatial_dims]
+    if kind in (f'BN{other}d', f'IN{other}d'):
+        raise ValueError(
+            f'norm_cfg type {kind!r} does not fit spatial_dims='
+            f'{spatial_dims}; write {kind[:2]!r}, which fits every rank'
+        )
+    ours = {
         'BN': f'BatchNorm{spatial_dims}d',
         'IN': f'InstanceNorm{spatial_dims}d',
         'SyncBN': 'SyncBatchNorm',
         'GN': 'GroupNorm',
     }
-    rankless = kind.removesuffix('2d').removesuffix('3d')
-    if rankless in ('BN', 'IN') and kind not in (
-        rankless,
-        f'{rankless}{spatial_dims}d',
-    ):
-        raise ValueError(
-            f'norm_cfg type {kind!r} does not fit spatial_dims='
-            f'{spatial_dims}; write {rankless!r}, which fits every rank'
-        )
-    name = classes.get(rankless if rankless in ('BN', 'IN') else kind)
+    name = ours.get(kind.removesuffix(f'{spatial_dims}d'))
     return {**cfg, 'type': f'upernet_ext.{name}'} if name else dict(cfg)
+
+
+def norm(cfg: dict, channels: int, spatial_dims: int) -> nn.Module:
+    """Build the norm of ``norm_cfg(cfg, spatial_dims)``."""
+    return build_norm_layer(norm_cfg(cfg, spatial_dims), channels)[1]
+
+
+def conv(
+    in_channels: int,
+    out_channels: int,
+    kernel_size: int | Sequence[int],
+    *,
+    spatial_dims: int,
+    stride: int | Sequence[int] = 1,
+    padding: int | Sequence[int] | None = None,
+    dilation: int = 1,
+    groups: int = 1,
+    bias: bool = True,
+) -> nn.Module:
+    """Build a convolution of this rank.
+
+    Args:
+        in_channels: Channels in.
+        out_channels: Channels out.
+        kernel_size: Edge of the kernel, or one number an axis.
+        spatial_dims: 2 or 3.
+        stride: In pixels.
+        padding: In pixels; by default what keeps the size of a map at
+            stride 1, for an odd kernel.
+        dilation: Distance between taps, in pixels.
+        groups: Groups of channels.
+        bias: Add a learned number a channel.
+    """
+    classes = {2: nn.Conv2d, 3: nn.Conv3d}
+    if padding is None:
+        edges = (
+            (kernel_size,) * spatial_dims
+            if isinstance(kernel_size, int)
+            else kernel_size
+        )
+        padding = tuple(dilation * (edge - 1) // 2 for edge in edges)
+    return classes[check_spatial_dims(spatial_dims)](
+        in_channels,
+        out_channels,
+        kernel_size,
+        stride=stride,
+        padding=padding,
+        dilation=dilation,
+        groups=groups,
+        bias=bias,
+    )
 
 
 def conv_module(
@@ -225,10 +274,35 @@ def conv_module(
     )
 
 
-def max_pool(spatial_dims: int, stride: int) -> nn.Module:
-    """Max pooling whose window is its stride."""
+def max_pool(
+    spatial_dims: int,
+    kernel_size: int,
+    *,
+    stride: int | None = None,
+    padding: int = 0,
+    ceil_mode: bool = False,
+) -> nn.Module:
+    """Max pooling; its stride is its window unless said otherwise."""
     classes = {2: nn.MaxPool2d, 3: nn.MaxPool3d}
-    return classes[check_spatial_dims(spatial_dims)](stride, stride)
+    return classes[check_spatial_dims(spatial_dims)](
+        kernel_size, stride, padding, ceil_mode=ceil_mode
+    )
+
+
+def avg_pool(
+    spatial_dims: int,
+    kernel_size: int,
+    *,
+    stride: int | None = None,
+    padding: int = 0,
+    ceil_mode: bool = False,
+    count_include_pad: bool = True,
+) -> nn.Module:
+    """Average pooling; its stride is its window unless said otherwise."""
+    classes = {2: nn.AvgPool2d, 3: nn.AvgPool3d}
+    return classes[check_spatial_dims(spatial_dims)](
+        kernel_size, stride, padding, ceil_mode, count_include_pad
+    )
 
 
 def channel_dropout(spatial_dims: int, ratio: float) -> nn.Module:
@@ -293,11 +367,4 @@ def revert_sync_batch_norm(module: nn.Module) -> nn.Module:
     """
     if _sync_batch_norm_works():
         return module
-    from mmengine.model import revert_sync_batchnorm
-
     return revert_sync_batchnorm(module)
-
-
-def empty_grid(spatial_dims: int, channels: int, size: int) -> Tensor:
-    """Zeros ``(1, channels, size, ..., size)`` to measure a network with."""
-    return torch.zeros(1, channels, *[size] * check_spatial_dims(spatial_dims))

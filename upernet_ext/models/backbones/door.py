@@ -14,7 +14,6 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from ...layers.rank import empty_grid
 from ...registry import MODELS
 
 # Edge of the grid of zeros: a multiple of the usual strides and patches.
@@ -212,7 +211,7 @@ def backbone_levels(
             tuple(backbone.out_channels),
             tuple(tuple(s) for s in backbone.out_strides),
         )
-    zeros = empty_grid(spatial_dims, in_channels, _PROBE_SIZE)
+    zeros = torch.zeros(1, in_channels, *[_PROBE_SIZE] * spatial_dims)
     return _levels(
         _maps(backbone, zeros), type(backbone).__name__, spatial_dims
     )

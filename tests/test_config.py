@@ -8,7 +8,6 @@ from pathlib import Path
 import pytest
 from mmengine.config import Config
 
-from upernet_ext import config
 from upernet_ext.config import (
     AXIS_KEYS,
     RETIRED_KEYS,
@@ -16,6 +15,7 @@ from upernet_ext.config import (
     ConfigError,
     config_folder,
     load_config,
+    sources,
 )
 
 # A small experiment of the same build as those in configs/.
@@ -145,7 +145,8 @@ def test_an_installed_package_has_its_configs_inside(monkeypatch, tmp_path):
     checkout = config_folder()
     assert checkout == Path(__file__).parents[1] / 'configs'
     (tmp_path / 'configs').mkdir()
-    monkeypatch.setattr(config, '__file__', str(tmp_path / 'config.py'))
+    file = tmp_path / 'config' / 'sources.py'
+    monkeypatch.setattr(sources, '__file__', str(file))
     assert config_folder() == tmp_path / 'configs'
 
 

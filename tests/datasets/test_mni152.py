@@ -6,8 +6,6 @@ from upernet_ext.datasets import DataError, MNI152Dataset
 from upernet_ext.datasets.mni152 import SLICES, load_mni152
 from upernet_ext.registry import DATASETS
 
-pytest.importorskip('nilearn')
-
 
 @pytest.fixture(autouse=True)
 def _scope():

@@ -22,7 +22,8 @@ def _randomise(net: nn.Module) -> nn.Module:
 @pytest.mark.filterwarnings('ignore::DeprecationWarning')
 @torch.no_grad()
 def test_mobilenet_v2_of_torchvision(tmp_path) -> None:
-    models = pytest.importorskip('torchvision.models')
+    from torchvision import models
+
     theirs = _randomise(models.mobilenet_v2(width_mult=0.25))
     torch.save(theirs.state_dict(), tmp_path / 'a.pth')
     ours = MobileNetV2(widen_factor=0.25, out_indices=(1, 2, 4, 6))
@@ -95,9 +96,9 @@ def test_stage_wise_depth_of_convnext() -> None:
 def test_unknown_transformers_type_and_unknown_depth() -> None:
     with pytest.raises(ValueError, match="no model type 'convnxet'"):
         TransformersBackbone('convnxet')
-    swin = TransformersBackbone(
-        'swin',
-        dict(embed_dim=8, depths=[1] * 4, num_heads=[1] * 4, image_size=64),
+    resnet = TransformersBackbone(
+        'resnet',
+        dict(embedding_size=8, hidden_sizes=[8] * 4, depths=[1] * 4),
     )
-    with pytest.raises(ValueError, match='swin is not known'):
-        swin.get_layer_depth('model.x')
+    with pytest.raises(ValueError, match='resnet is not known'):
+        resnet.get_layer_depth('model.x')

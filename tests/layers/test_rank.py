@@ -133,15 +133,6 @@ def test_padding_keeps_the_image_and_reaches_the_multiple(
 
 
 @both_ranks
-def test_transposed_convolution_doubles(spatial_dims: int) -> None:
-    layer = rank.double(2, spatial_dims)
-    assert (
-        layer(torch.zeros(1, 2, *[3] * spatial_dims)).shape[2:]
-        == (6,) * spatial_dims
-    )
-
-
-@both_ranks
 def test_conv_module_keeps_the_size_whatever_the_dilation(
     spatial_dims: int,
 ) -> None:

@@ -127,4 +127,9 @@ def test_levels_can_be_joined(spatial_dims: int) -> None:
     )
     assert head.convs[0].conv.in_channels == 10
     maps = _maps(spatial_dims)
-    assert head(maps).shape == (1, 3, *maps[0].shape[2:])
+    size = maps[0].shape[2:]
+    mode = {2: 'bilinear', 3: 'trilinear'}[spatial_dims]
+    resized = F.interpolate(maps[1], size, mode=mode)
+    head.eval()
+    joined = head.convs(torch.cat([maps[0], resized], dim=1))
+    torch.testing.assert_close(head(maps), head.conv_seg(joined))

@@ -7,6 +7,7 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet
 PINS := requirements/constraints.txt
 EXTRA := $(VENV)/share/upernet_ext_tests
+ONLY_TESTS := torchvision|timm|medicai|keras|h5py|ml_dtypes|namex|optree
 # Where the cores are few, threads that wait for each other cost more than
 # they bring; a caller may say otherwise.
 TEST_THREADS ?= 1
@@ -31,13 +32,14 @@ $(VENV)/.quickstart: $(VENV)/.torch setup.cfg setup.py requirements/core.txt \
 	$(PIP) -c $(PINS) -e '.[quickstart]'
 	touch $@
 
-# The CUDA build of torchvision, for the tests of timm and mmpretrain only:
-# without its dependencies, and where nothing but the tests finds it.
+# What only the tests need, without its dependencies, and where nothing but the
+# tests finds it: the CUDA build of torchvision for timm and mmpretrain, and
+# medicai with what Keras needs beside torch.
 $(VENV)/.tests: $(VENV)/.quickstart $(wildcard requirements/*.txt)
 	$(PIP) -c $(PINS) -e '.[tests]'
 	rm -rf $(EXTRA)
 	$(PIP) --no-deps --target $(EXTRA) \
-	  $$(grep -E '^(torchvision|timm)==' $(PINS))
+	  $$(grep -E '^($(ONLY_TESTS))==' $(PINS))
 	touch $@
 
 quickstart: $(VENV)/.quickstart

@@ -2,9 +2,11 @@
 
 import os
 import sys
+from importlib.util import find_spec
 from pathlib import Path
 
 os.environ.setdefault('HF_HUB_OFFLINE', '1')
+os.environ.setdefault('KERAS_BACKEND', 'torch')
 
 import pytest
 import torch
@@ -27,18 +29,25 @@ if _EXTRA.is_dir():
 needs_torchvision = pytest.mark.skipif(
     not _EXTRA.is_dir(), reason='torchvision is not there: run `make test`'
 )
+needs_medicai = pytest.mark.skipif(
+    find_spec('medicai') is None,
+    reason='medicai is not there: run `make test`',
+)
 
 
 def pytest_configure(config: pytest.Config) -> None:
     config.addinivalue_line(
         'markers', 'needs_torchvision: uses timm or mmpretrain'
     )
+    config.addinivalue_line('markers', 'needs_medicai: runs medicai on Keras')
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
         if item.get_closest_marker('needs_torchvision'):
             item.add_marker(needs_torchvision)
+        if item.get_closest_marker('needs_medicai'):
+            item.add_marker(needs_medicai)
 
 
 @pytest.fixture(autouse=True)

@@ -9,6 +9,7 @@ from contextlib import nullcontext
 
 import pytest
 import torch
+from mmseg.models import DepthwiseSeparableASPPHead
 from mmseg.models import FCNHead as MMSegFCNHead
 from mmseg.models import Feature2Pyramid as MMSegFeature2Pyramid
 from mmseg.models import MultiLevelNeck as MMSegMultiLevelNeck
@@ -20,6 +21,7 @@ from upernet_ext.layers import PPM
 from upernet_ext.layers import rank as rank_module
 from upernet_ext.models import (
     CrossEntropyLoss,
+    DeepLabV3PlusHead,
     FCNHead,
     Feature2Pyramid,
     MultiLevelNeck,
@@ -189,6 +191,37 @@ def uper_heads(spatial_dims: int) -> tuple[nn.Module, nn.Module]:
 @pytest.mark.parametrize('spatial_dims', [2, 3])
 def test_uper_head_equals_mmseg(spatial_dims: int, training: bool) -> None:
     assert_heads_equal(*uper_heads(spatial_dims), spatial_dims, training)
+
+
+@pytest.mark.parametrize('training', [False, True])
+@pytest.mark.parametrize('spatial_dims', [2, 3])
+def test_deeplabv3plus_head_equals_mmseg(
+    spatial_dims: int, training: bool
+) -> None:
+    common = dict(
+        num_classes=5,
+        dilations=(1, 2, 3, 6),
+        c1_channels=4,
+        norm_cfg=BN,
+        dropout_ratio=0,
+    )
+    theirs = DepthwiseSeparableASPPHead(
+        in_channels=CHANNELS[3],
+        channels=8,
+        in_index=3,
+        c1_in_channels=CHANNELS[0],
+        loss_decode=dict(type='mmseg.CrossEntropyLoss', avg_non_ignore=True),
+        **common,
+    )
+    ours = DeepLabV3PlusHead(
+        [CHANNELS[0], CHANNELS[3]],
+        8,
+        in_index=(0, 3),
+        rates='fixed',
+        spatial_dims=spatial_dims,
+        **common,
+    )
+    assert_heads_equal(ours, theirs, spatial_dims, training)
 
 
 @pytest.mark.parametrize('average', [False, True])

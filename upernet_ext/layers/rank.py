@@ -132,6 +132,63 @@ class GroupNorm(nn.GroupNorm):
         return x if group == 1 else super().forward(x)
 
 
+def fitted_dilation(dilation: int, size: int, largest_dilation: int) -> int:
+    """Shrink a dilation to an axis on which the largest finds padding only.
+
+    A tap ``dilation`` pixels away lies on the map somewhere only where the
+    axis is longer than that. Dilations that belong together shrink together,
+    so that they stay different: the largest reaches from one end of the axis
+    to the other.
+
+    Args:
+        dilation: Distance between taps, in pixels.
+        size: Pixels of the axis.
+        largest_dilation: Of all the dilations that belong together.
+    """
+    if largest_dilation < size:
+        return dilation
+    return max(1, dilation * (size - 1) // largest_dilation)
+
+
+class _FittedDilationMixin:
+    """Fit the dilation to each map's axes; parameters never change."""
+
+    def __init__(self, *args, largest_dilation: int, **kwargs) -> None:
+        super().__init__(*args, **kwargs)
+        self.largest_dilation = largest_dilation
+
+    def forward(self, x: Tensor) -> Tensor:
+        dilation = [
+            fitted_dilation(d, size, self.largest_dilation)
+            for d, size in zip(self.dilation, x.shape[2:], strict=True)
+        ]
+        padding = [
+            d * (edge - 1) // 2
+            for d, edge in zip(dilation, self.kernel_size, strict=True)
+        ]
+        return self._convolve(
+            x,
+            self.weight,
+            self.bias,
+            self.stride,
+            padding,
+            dilation,
+            self.groups,
+        )
+
+
+class FittedConv2d(_FittedDilationMixin, nn.Conv2d):
+    """``nn.Conv2d`` whose ``dilation`` is at most what fits the map."""
+
+    _convolve = staticmethod(F.conv2d)
+
+
+class FittedConv3d(_FittedDilationMixin, nn.Conv3d):
+    """``nn.Conv3d`` whose ``dilation`` is at most what fits the map."""
+
+    _convolve = staticmethod(F.conv3d)
+
+
 def _sync_batch_norm_works() -> bool:
     return (
         dist.is_available()
@@ -140,9 +197,17 @@ def _sync_batch_norm_works() -> bool:
     )
 
 
-def conv_cfg(spatial_dims: int) -> dict:
-    """mmcv's ``conv_cfg`` for a plain convolution of this rank."""
-    return dict(type=f'Conv{check_spatial_dims(spatial_dims)}d')
+def conv_cfg(spatial_dims: int, largest_dilation: int | None = None) -> dict:
+    """mmcv's ``conv_cfg`` for a convolution of this rank.
+
+    A plain one; or one whose dilation is fitted to the map, together with
+    others of at most ``largest_dilation``.
+    """
+    check_spatial_dims(spatial_dims)
+    if largest_dilation is None:
+        return dict(type=f'Conv{spatial_dims}d')
+    classes = {2: FittedConv2d, 3: FittedConv3d}
+    return dict(type=classes[spatial_dims], largest_dilation=largest_dilation)
 
 
 def double(channels: int, spatial_dims: int) -> nn.Module:
@@ -189,6 +254,35 @@ def norm(cfg: dict, channels: int, spatial_dims: int) -> nn.Module:
     return build_norm_layer(norm_cfg(cfg, spatial_dims), channels)[1]
 
 
+class _SamePadding:
+    """Pad as TensorFlow's SAME: ``ceil(size / stride)`` pixels come out.
+
+    What is odd goes to the far end, and depends on the size of the input.
+    """
+
+    def forward(self, x: Tensor) -> Tensor:
+        pads = []
+        for size, kernel, stride, dilation in zip(
+            x.shape[2:],
+            self.kernel_size,
+            self.stride,
+            self.dilation,
+            strict=True,
+        ):
+            reach = (math.ceil(size / stride) - 1) * stride
+            pad = max(reach + (kernel - 1) * dilation + 1 - size, 0)
+            pads = [pad // 2, pad - pad // 2, *pads]
+        return super().forward(F.pad(x, pads))
+
+
+class _SameConv2d(_SamePadding, nn.Conv2d):
+    pass
+
+
+class _SameConv3d(_SamePadding, nn.Conv3d):
+    pass
+
+
 def conv(
     in_channels: int,
     out_channels: int,
@@ -196,7 +290,7 @@ def conv(
     *,
     spatial_dims: int,
     stride: int | Sequence[int] = 1,
-    padding: int | Sequence[int] | None = None,
+    padding: int | Sequence[int] | str | None = None,
     dilation: int = 1,
     groups: int = 1,
     bias: bool = True,
@@ -210,12 +304,19 @@ def conv(
         spatial_dims: 2 or 3.
         stride: In pixels.
         padding: In pixels; by default what keeps the size of a map at
-            stride 1, for an odd kernel.
+            stride 1, for an odd kernel; ``'same'`` for TensorFlow's, which
+            is the same at stride 1.
         dilation: Distance between taps, in pixels.
         groups: Groups of channels.
         bias: Add a learned number a channel.
     """
     classes = {2: nn.Conv2d, 3: nn.Conv3d}
+    if padding == 'same':
+        if stride == 1:
+            padding = None
+        else:
+            classes = {2: _SameConv2d, 3: _SameConv3d}
+            padding = 0
     if padding is None:
         edges = (
             (kernel_size,) * spatial_dims
@@ -244,6 +345,7 @@ def conv_module(
     norm: dict | None = None,
     act: dict | None = None,
     dilation: int = 1,
+    largest_dilation: int | None = None,
     inplace: bool = True,
     **kwargs,
 ) -> ConvModule:
@@ -257,6 +359,7 @@ def conv_module(
         norm: mmcv's ``norm_cfg``, of any rank.
         act: mmcv's ``act_cfg``.
         dilation: Distance between taps, in pixels.
+        largest_dilation: See ``conv_cfg``.
         inplace: Let the activation overwrite its input.
         **kwargs: To ``ConvModule``: ``groups``, ``bias``, ``order``.
     """
@@ -266,7 +369,7 @@ def conv_module(
         kernel_size,
         padding=kernel_size // 2 * dilation,
         dilation=dilation,
-        conv_cfg=conv_cfg(spatial_dims),
+        conv_cfg=conv_cfg(spatial_dims, largest_dilation),
         norm_cfg=norm_cfg(norm, spatial_dims),
         act_cfg=act,
         inplace=inplace,
@@ -329,10 +432,21 @@ def resize(
     )
 
 
-def resize_smooth(x: Tensor, size: Sequence[int]) -> Tensor:
-    """Resample a smooth field: bicubic in 2D, trilinear in 3D."""
-    mode = {2: 'bicubic', 3: 'trilinear'}[check_spatial_dims(len(size))]
-    return F.interpolate(x, tuple(size), mode=mode, align_corners=False)
+def resize_smooth(
+    x: Tensor, size: Sequence[int], *, antialias: bool = False
+) -> Tensor:
+    """Resample a smooth field: bicubic in 2D, trilinear in 3D.
+
+    ``antialias`` averages where the new grid is coarser; torch has it in 2D.
+    """
+    rank = check_spatial_dims(len(size))
+    return F.interpolate(
+        x,
+        tuple(size),
+        mode={2: 'bicubic', 3: 'trilinear'}[rank],
+        align_corners=False,
+        antialias=antialias and rank == 2,
+    )
 
 
 def pad_to_multiple(x: Tensor, divisor: Sequence[int]) -> Tensor:

@@ -40,6 +40,22 @@ def scores_to_labels(
     return logits.argmax(1, keepdim=True)
 
 
+def checked_depth(encoder_depth: int | None, num_levels: int) -> int:
+    """Return how many levels a decoder uses, counted from the finest.
+
+    Raises:
+        ValueError: Fewer than 3 are asked for, or more than there are.
+    """
+    if encoder_depth is None:
+        return num_levels
+    if not 3 <= encoder_depth <= num_levels:
+        raise ValueError(
+            f'encoder_depth={encoder_depth} must lie between 3 and the '
+            f'{num_levels} levels of the encoder'
+        )
+    return encoder_depth
+
+
 class DecodeHead(BaseDecodeHead):
     """mmsegmentation's ``BaseDecodeHead`` for images and volumes.
 

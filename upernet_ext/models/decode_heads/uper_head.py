@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from ...layers.pyramid_pooling import PPM
 from ...layers.rank import resize
 from ...registry import MODELS
-from .decode_head import DecodeHead
+from .decode_head import DecodeHead, checked_depth
 
 
 @MODELS.register_module()
@@ -28,12 +28,12 @@ class UPerHead(DecodeHead):
             before their 3x3 convolution (mmseg, transformers), or
             ``'fused'``, after it (medicai). Parameters are the same.
         pool_scales: Cells an axis of the pyramid pooling.
-        in_index: Levels to take; all by default.
+        in_index: Levels to take; by default all of ``in_channels``. A
+            segmentor fills both in by ``select_levels``, whose options may
+            stand in the head's config.
         **kwargs: To ``DecodeHead``: ``num_classes``, ``spatial_dims``,
             ``norm_cfg``, ``dropout_ratio``, ``loss_decode``, ...
     """
-
-    multi_level = True
 
     def __init__(
         self,
@@ -78,6 +78,24 @@ class UPerHead(DecodeHead):
             self._conv(channels, 3, inplace=False) for _ in in_channels[:-1]
         )
         self.fpn_bottleneck = self._conv(len(in_channels) * channels, 3)
+
+    @staticmethod
+    def select_levels(
+        strides: Sequence[Sequence[float]], *, encoder_depth: int | None = None
+    ) -> list[int]:
+        """Choose the levels that a segmentor gives this head.
+
+        Of five levels the finest is left out: PPM on P5, FPN on P4, P3, P2.
+
+        Args:
+            strides: Of the backbone's or neck's levels, finest first.
+            encoder_depth: Levels to use, counted from the finest.
+
+        Returns:
+            Their indices, finest first.
+        """
+        depth = checked_depth(encoder_depth, len(strides))
+        return list(range(max(0, len(strides) - 4), depth))
 
     def forward(self, inputs: Sequence[Tensor]) -> Tensor:
         """Fuse the levels and classify every pixel or voxel.

@@ -1,5 +1,7 @@
 """Reading checkpoints safely."""
 
+import argparse
+import json
 import os
 import pickle
 
@@ -21,6 +23,9 @@ WEIGHTS = {'conv.weight': torch.arange(6.0).view(2, 3)}
         {'state_dict': WEIGHTS, 'meta': {'epoch': 3}},
         {'model': WEIGHTS},
         {'teacher': WEIGHTS, 'epoch': 1},
+        {'student': {'a': torch.zeros(1)}, 'teacher': WEIGHTS},
+        {'model': 'vit_large', 'model_ema': WEIGHTS},
+        {**WEIGHTS, 'epoch': 3},
     ],
 )
 def test_finds_the_weights_wherever_they_are(tmp_path, content) -> None:
@@ -119,3 +124,77 @@ def test_download_that_fails_says_where_to_put_the_file(
         read_checkpoint(url)
     torch.save(WEIGHTS, wanted)
     assert 'conv.weight' in read_checkpoint(url)['state_dict']
+
+
+def test_a_stored_command_line_is_plain_data(tmp_path) -> None:
+    # DeiT, MAE and RETFound store their arguments beside the weights.
+    args = argparse.Namespace(lr=0.1, output_dir='out')
+    torch.save({'model': WEIGHTS, 'args': args}, tmp_path / 'a.pth')
+    found = read_checkpoint(tmp_path / 'a.pth')
+    assert found['args'].lr == 0.1
+    assert list(found['state_dict']) == ['conv.weight']
+
+
+def test_a_file_of_other_types_is_refused_with_a_way_out(tmp_path) -> None:
+    # As omegaconf's containers in some releases.
+    torch.save({'model': WEIGHTS, 'x': _RunsCode('no')}, tmp_path / 'a.pth')
+    with pytest.raises(WeightsError, match='save its weights alone'):
+        read_checkpoint(tmp_path / 'a.pth')
+
+
+def test_a_file_without_tensors_says_what_it_has(tmp_path) -> None:
+    torch.save({'epoch': 3, 'name': 'vit'}, tmp_path / 'a.pth')
+    with pytest.raises(WeightsError, match=r"no tensors: .*\['epoch', 'name'"):
+        read_checkpoint(tmp_path / 'a.pth')
+
+
+@pytest.mark.parametrize('suffix', ['safetensors', 'bin'])
+def test_reads_a_folder_in_one_file_or_in_shards(tmp_path, suffix) -> None:
+    parts = {'a.x': torch.rand(2)}, {'b.y': torch.rand(3)}
+    stem = 'model' if suffix == 'safetensors' else 'pytorch_model'
+    save = save_file if suffix == 'safetensors' else torch.save
+    whole, sharded = tmp_path / 'whole', tmp_path / 'sharded'
+    for folder in (whole, sharded):
+        folder.mkdir()
+        (folder / 'config.json').write_text('{"model_type": "vit"}')
+    save(parts[0] | parts[1], whole / f'{stem}.{suffix}')
+    index = {}
+    for i, part in enumerate(parts, 1):
+        file = f'{stem}-0000{i}-of-00002.{suffix}'
+        save(part, sharded / file)
+        index |= dict.fromkeys(part, file)
+    path = sharded / f'{stem}.{suffix}.index.json'
+    path.write_text(json.dumps({'weight_map': index}))
+    for source in (whole, sharded, path):
+        found = read_checkpoint(source)
+        assert set(found['state_dict']) == {'a.x', 'b.y'}
+        assert torch.equal(found['state_dict']['b.y'], parts[1]['b.y'])
+        if source.is_dir():
+            assert found['config'] == {'model_type': 'vit'}
+    path.write_text(json.dumps({'weight_map': index | {'c.z': file}}))
+    with pytest.raises(WeightsError, match=r'1 tensors .* lack: c\.z'):
+        read_checkpoint(sharded)
+    path.write_text(json.dumps({'weight_map': {'a.x': '../other.bin'}}))
+    with pytest.raises(WeightsError, match='not a file beside it'):
+        read_checkpoint(sharded)
+
+
+def test_shards_of_an_address_are_fetched_from_beside_it(
+    tmp_path, monkeypatch
+) -> None:
+    monkeypatch.setenv('TORCH_HOME', str(tmp_path))
+    cache = tmp_path / 'hub' / 'checkpoints'
+    cache.mkdir(parents=True)
+    index = {'weight_map': {'conv.weight': 'part-1.safetensors'}}
+    name = 'me_net_model.safetensors.index.json'
+    (cache / name).write_text(json.dumps(index))
+    save_file(WEIGHTS, cache / 'me_net_part-1.safetensors')
+    found = read_checkpoint(
+        'https://localhost:9/me/net/model.safetensors.index.json'
+    )
+    assert list(found['state_dict']) == ['conv.weight']
+
+
+def test_a_folder_without_weights_says_what_it_looked_for(tmp_path) -> None:
+    with pytest.raises(FileNotFoundError, match=r'one of model\.safetensors'):
+        read_checkpoint(tmp_path)

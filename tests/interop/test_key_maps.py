@@ -35,7 +35,11 @@ def test_mobilenet_v2_of_torchvision(tmp_path) -> None:
             key_map='torchvision.mobilenet_v2',
         ),
     )
-    assert {k.split('.')[0] for k in receipt.unused} == {'conv2', 'classifier'}
+    assert {k.split('.')[0] for k in receipt.unused} == {
+        'features',
+        'classifier',
+    }
+    assert receipt.renamed['features.18.1.weight'] == 'conv2.bn.weight'
     ours.eval()
     x = torch.randn(1, 3, 64, 96)
     wanted, ends = [], (3, 6, 13, 17)
@@ -63,8 +67,8 @@ def test_convnext_classifier_of_transformers(tmp_path) -> None:
     assert set(receipt.unused) == {
         'classifier.weight',
         'classifier.bias',
-        'model.layernorm.weight',
-        'model.layernorm.bias',
+        'convnext.layernorm.weight',
+        'convnext.layernorm.bias',
     }
     ours.eval()
     x = torch.randn(1, 3, 64, 64)

@@ -4,7 +4,14 @@ import pytest
 import torch
 from torch import nn
 
-from upernet_ext.interop import WeightsError, load_pretrained, load_weights
+from upernet_ext.interop import (
+    Change,
+    Receipt,
+    WeightsError,
+    load_pretrained,
+    load_weights,
+    published_name,
+)
 
 
 def _net() -> nn.Module:
@@ -97,6 +104,7 @@ def test_declared_exceptions_are_in_the_receipt() -> None:
         optional=('head.0.bias',),
     )
     assert receipt.unused == ('classifier.weight',)
+    assert receipt.missing == ('head.0.bias',)
     assert 'not used by this model: classifier.weight' in receipt.summary()
 
 
@@ -125,3 +133,74 @@ def test_unknown_key_map_and_unknown_argument(tmp_path) -> None:
         load_pretrained(net, dict(checkpoint=path, key_map='nn'))
     with pytest.raises(WeightsError, match='must be a path, a URL or dict'):
         load_pretrained(net, dict(checkpoint=path, prefix='backbone.'))
+
+
+def test_receipt_is_stored_and_read_again() -> None:
+    receipt = Receipt(
+        'a.pth',
+        ('b',),
+        style='timm',
+        renamed={'a': 'b'},
+        changes=(
+            Change('b', 'resized', (1, 2), (1, 3), 'another grid'),
+            Change('c', 'set', None, (4,), 'the file has none'),
+        ),
+        unused=('d',),
+        missing=('e',),
+        parameters={'b': 3},
+    )
+    assert Receipt.from_dict(receipt.to_dict()) == receipt
+    summary = receipt.summary()
+    assert '3 values loaded from a.pth (timm names)' in summary
+    assert '1 renamed: a -> b' in summary
+    assert 'resized b: (1, 2) -> (1, 3) (another grid)' in summary
+    assert 'set c: (4,) (the file has none)' in summary
+    # What the first releases stored.
+    old = dict(source='a.pth', matched=['b'], resized={'b': ([1, 2], [1, 3])})
+    change = Receipt.from_dict(old).changes
+    assert change == (Change('b', 'resized', (1, 2), (1, 3)),)
+
+
+def _adapted() -> nn.Module:
+    from peft import LoraConfig, inject_adapter_in_model
+
+    torch.manual_seed(0)
+    net = nn.Sequential()
+    net.add_module('qkv', nn.Linear(3, 9))
+    net.add_module('proj', nn.Linear(9, 3))
+    config = LoraConfig(target_modules=['qkv'], init_lora_weights=False)
+    return inject_adapter_in_model(config, net)
+
+
+def test_published_files_load_into_an_adapted_network() -> None:
+    net = _adapted()
+    assert published_name('qkv.base_layer.weight') == 'qkv.weight'
+    published = {
+        'qkv.weight': torch.rand(9, 3),
+        'qkv.bias': torch.rand(9),
+        'proj.weight': torch.rand(3, 9),
+        'proj.bias': torch.rand(3),
+    }
+    before = net.qkv.lora_A.default.weight.clone()
+    receipt = load_weights(net, published, source='a.pth')
+    assert set(receipt.matched) == set(published)
+    assert torch.equal(net.qkv.base_layer.weight, published['qkv.weight'])
+    assert torch.equal(net.qkv.lora_A.default.weight, before)
+    del published['qkv.weight']
+    with pytest.raises(WeightsError, match=r'missing from it: qkv\.weight'):
+        load_weights(net, published, source='a.pth')
+
+
+def test_an_adapter_in_a_file_is_not_dropped() -> None:
+    weights = {k: v + 1 for k, v in _adapted().state_dict().items()}
+    net = _adapted()
+    load_weights(net, weights, source='a.pth')
+    assert all(torch.equal(v, weights[k]) for k, v in net.state_dict().items())
+    part = {k: v for k, v in weights.items() if 'lora_B' not in k}
+    with pytest.raises(WeightsError, match=r'missing from it: qkv\.lora_B'):
+        load_weights(net, part, source='a.pth')
+    plain = nn.Sequential()
+    plain.add_module('qkv', nn.Linear(3, 9))
+    plain.add_module('proj', nn.Linear(9, 3))
+    with pytest.raises(WeightsError, match=r'lacks: .*qkv\.lora_A'):
+        load_weights(plain, weights, source='a.pth')

@@ -143,3 +143,38 @@ def test_conv_module_keeps_the_size_whatever_the_dilation(
         )
         assert module(x).shape == (1, 3, *x.shape[2:])
         assert module.conv.weight.shape == (3, 2, *[kernel] * spatial_dims)
+
+
+@settings(deadline=None, max_examples=30)
+@given(
+    size=st.lists(st.integers(1, 12), min_size=2, max_size=3),
+    kernel=st.sampled_from([1, 3, 5]),
+    stride=st.integers(1, 3),
+)
+def test_same_padding_gives_every_stride_one_pixel(
+    size: list, kernel: int, stride: int
+) -> None:
+    net = rank.conv(
+        1,
+        1,
+        kernel,
+        spatial_dims=len(size),
+        stride=stride,
+        padding='same',
+        bias=False,
+    )
+    out = net(torch.ones(1, 1, *size))
+    assert list(out.shape[2:]) == [-(-s // stride) for s in size]
+    # TensorFlow's rule along one axis: half the pad, rounded down, before.
+    with torch.no_grad():
+        net.weight.zero_()
+        net.weight.view(-1)[0] = 1  # looks at the near corner of its window
+    x = torch.randn(1, 1, *size)
+    starts = [
+        -(max((-(-s // stride) - 1) * stride + kernel - s, 0) // 2)
+        for s in size
+    ]
+    corner = x[0, 0]
+    for start in starts:
+        corner = corner[0] if start == 0 else torch.zeros_like(corner[0])
+    torch.testing.assert_close(net(x).flatten()[0], corner)

@@ -3,48 +3,10 @@
 import re
 from collections.abc import Mapping
 
-import torch
 from torch import Tensor
 
-_VIT = (
-    (r'^vit\.', ''),
-    (r'^embeddings\.cls_token$', 'cls_token'),
-    (r'^embeddings\.position_embeddings$', 'pos_embed'),
-    (r'^embeddings\.patch_embeddings\.projection', 'patch_embed.proj'),
-    (r'^(encoder\.)?layers?\.', 'blocks.'),
-    (r'layernorm_before', 'norm1'),
-    (r'layernorm_after', 'norm2'),
-    (r'attention\.(attention\.)?(query|q_proj)\.', 'attn.q.'),
-    (r'attention\.(attention\.)?(key|k_proj)\.', 'attn.k.'),
-    (r'attention\.(attention\.)?(value|v_proj)\.', 'attn.v.'),
-    (r'attention\.(output\.dense|o_proj)', 'attn.proj'),
-    (r'intermediate\.dense|mlp\.fc1', 'mlp.fc1'),
-    (r'(?<!attn\.)output\.dense|mlp\.fc2', 'mlp.fc2'),
-    (r'^layernorm\.', 'norm.'),
-)
-
-
-def from_vit(state_dict: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Rename a ``ViTModel`` to timm's names; join q, k and v to ``qkv``.
-
-    Knows the names of transformers 4 (``attention.attention.query``) and 5
-    (``attention.q_proj``).
-    """
-    renamed = {}
-    for name, value in state_dict.items():
-        for pattern, replacement in _VIT:
-            name = re.sub(pattern, replacement, name)
-        renamed[name] = value
-    joined = {}
-    for name, value in renamed.items():
-        if '.attn.q.' in name:
-            parts = [name.replace('.attn.q.', f'.attn.{p}.') for p in 'qkv']
-            joined[name.replace('.attn.q.', '.attn.qkv.')] = torch.cat(
-                [renamed[part] for part in parts]
-            )
-        elif not re.search(r'\.attn\.[kv]\.', name):
-            joined[name] = value
-    return joined
+from .key_style import KeyStyle, StateDict
+from .parts import convert_parts
 
 
 def from_upernet_head(
@@ -57,6 +19,21 @@ def from_upernet_head(
         ): value
         for name, value in state_dict.items()
     }
+
+
+def to_upernet_head(state_dict: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Name mmseg's ``UPerHead`` or ``FCNHead`` as transformers does."""
+    return {
+        name.replace('.bn.', '.batch_norm.').replace(
+            'conv_seg.', 'classifier.'
+        ): value
+        for name, value in state_dict.items()
+    }
+
+
+def to_backbone(state_dict: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Rename ``TransformersBackbone`` to the backbone that it holds."""
+    return {k.removeprefix('model.'): v for k, v in state_dict.items()}
 
 
 def from_backbone(state_dict: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -73,3 +50,44 @@ def from_backbone(state_dict: Mapping[str, Tensor]) -> dict[str, Tensor]:
         re.sub(rf'^{re.escape(base)}\.', 'model.', name): value
         for name, value in state_dict.items()
     }
+
+
+# ``TransformersBackbone`` holds the backbone that transformers holds bare.
+BACKBONE = KeyStyle(
+    'transformers',
+    lambda names: True,
+    lambda state_dict: {f'model.{k}': v for k, v in state_dict.items()},
+    to_backbone,
+)
+
+
+def from_segmentor(
+    state_dict: StateDict, backbone: KeyStyle = BACKBONE
+) -> dict[str, Tensor]:
+    """Rename ``UperNetForSemanticSegmentation`` to our ``EncoderDecoder``.
+
+    Args:
+        state_dict: Of the whole model.
+        backbone: How transformers names the backbone; by default for
+            ``TransformersBackbone``.
+    """
+    head = from_upernet_head
+    return convert_parts(
+        state_dict,
+        dict(
+            backbone=backbone.from_style, decode_head=head, auxiliary_head=head
+        ),
+    )
+
+
+def to_segmentor(
+    state_dict: StateDict, backbone: KeyStyle = BACKBONE
+) -> dict[str, Tensor]:
+    """Name our ``EncoderDecoder`` as transformers; see ``from_segmentor``."""
+    head = to_upernet_head
+    return convert_parts(
+        state_dict,
+        dict(
+            backbone=backbone.to_style, decode_head=head, auxiliary_head=head
+        ),
+    )

@@ -4,6 +4,8 @@ from collections.abc import Mapping
 
 from torch import Tensor
 
+from .key_style import KeyStyle
+
 # Inverted residual blocks a stage of MobileNetV2 (paper table 2), the same
 # count in torchvision's ``features`` and in mmseg's ``layer1`` ... ``layer7``.
 _MOBILENET_V2_BLOCKS = (1, 2, 3, 4, 3, 3, 1)
@@ -48,3 +50,16 @@ def from_mobilenet_v2(state_dict: Mapping[str, Tensor]) -> dict[str, Tensor]:
             new.insert(0, stages[index - 1])
         renamed['.'.join(new)] = value
     return renamed
+
+
+_MOBILENET_V2 = (
+    KeyStyle(
+        'torchvision',
+        lambda names: any(n.startswith('features.0.0.') for n in names),
+        from_mobilenet_v2,
+    ),
+)
+STYLES = {
+    'mmseg.MobileNetV2': _MOBILENET_V2,
+    'mmpretrain.MobileNetV2': _MOBILENET_V2,
+}

@@ -383,12 +383,13 @@ def max_pool(
     *,
     stride: int | None = None,
     padding: int = 0,
+    dilation: int = 1,
     ceil_mode: bool = False,
 ) -> nn.Module:
     """Max pooling; its stride is its window unless said otherwise."""
     classes = {2: nn.MaxPool2d, 3: nn.MaxPool3d}
     return classes[check_spatial_dims(spatial_dims)](
-        kernel_size, stride, padding, ceil_mode=ceil_mode
+        kernel_size, stride, padding, dilation, ceil_mode=ceil_mode
     )
 
 

@@ -1,24 +1,49 @@
 """Models: preprocessor, backbones, necks, heads, losses, segmentors."""
 
 from .. import layers  # noqa: F401  (its norms register themselves)
-from .backbones import TransformersBackbone, VisionTransformer
+from .backbones import (
+    ConvNeXt,
+    DenseNet,
+    EfficientNet,
+    RegNet,
+    ResNet,
+    ResNetV2,
+    TimmBackbone,
+    TransformersBackbone,
+    VisionTransformer,
+    Xception,
+)
 from .data_preprocessor import SegDataPreProcessor
-from .decode_heads import DecodeHead, FCNHead, UPerHead
+from .decode_heads import (
+    DecodeHead,
+    DeepLabV3PlusHead,
+    FCNHead,
+    UPerHead,
+)
 from .losses import CrossEntropyLoss, DiceLoss, FocalLoss
 from .necks import Feature2Pyramid, MultiLevelNeck
 from .segmentors import EncoderDecoder
 
 __all__ = [
+    'ConvNeXt',
     'CrossEntropyLoss',
     'DecodeHead',
+    'DeepLabV3PlusHead',
+    'DenseNet',
     'DiceLoss',
+    'EfficientNet',
     'EncoderDecoder',
     'FCNHead',
     'Feature2Pyramid',
     'FocalLoss',
     'MultiLevelNeck',
+    'RegNet',
+    'ResNet',
+    'ResNetV2',
     'SegDataPreProcessor',
+    'TimmBackbone',
     'TransformersBackbone',
     'UPerHead',
     'VisionTransformer',
+    'Xception',
 ]

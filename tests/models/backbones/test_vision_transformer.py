@@ -6,7 +6,7 @@ from torch import Tensor, nn
 from transformers import ViTConfig, ViTModel
 
 from upernet_ext.interop import WeightsError, load_pretrained, load_weights
-from upernet_ext.interop.huggingface import from_vit
+from upernet_ext.interop.vit_transformers import from_vit
 from upernet_ext.layers import resample_position_embedding
 from upernet_ext.models import VisionTransformer
 
@@ -244,7 +244,9 @@ def test_position_embedding_of_a_file_is_resampled(tmp_path) -> None:
     torch.save(source.state_dict(), path)
     model = vit(img_size=16)
     receipt = load_pretrained(model, str(path))
-    assert receipt.resized == {'pos_embed': ((1, 65, 24), (1, 17, 24))}
+    (change,) = receipt.changes
+    assert (change.name, change.kind) == ('pos_embed', 'resized')
+    assert (change.old, change.new) == ((1, 65, 24), (1, 17, 24))
     assert torch.equal(
         model.pos_embed,
         resample_position_embedding(source.pos_embed, (8, 8), (4, 4)),
@@ -271,18 +273,29 @@ def test_linear_position_field_survives_resampling() -> None:
 
 
 def test_layer_depth_counts_as_beit() -> None:
-    model = VisionTransformer('b')
+    with torch.device('meta'):
+        model = VisionTransformer('b')
     assert model.get_layer_depth('pos_embed') == (0, 14)
     assert model.get_layer_depth('patch_embed.proj.weight') == (0, 14)
     assert model.get_layer_depth('blocks.0.norm1.weight') == (1, 14)
     assert model.get_layer_depth('blocks.11.mlp.fc2.bias') == (12, 14)
     assert model.get_layer_depth('norm.weight') == (13, 14)
+    assert model.get_layer_depth('reg_token') == (0, 14)
+    # BEiT counts its shared table to what follows the blocks.
+    name = 'rel_pos_bias.relative_position_bias_table'
+    assert model.get_layer_depth(name) == (13, 14)
 
 
 @pytest.mark.parametrize(
     ('kwargs', 'message'),
     [
         (dict(arch='xl'), "no arch 'xl'"),
+        (dict(arch='dinov2-x'), "no arch 'dinov2-x'.*dinov2-"),
+        (dict(arch={**TINY, 'depth': 3}), "any of .*got .*'depth'"),
+        (dict(arch={'embed_dims': 8}), 'all three'),
+        (dict(arch='t', mlp='relu'), "mlp='relu' is unknown"),
+        (dict(arch='t', rel_pos_bias=True), 'rel_pos_bias=True is unknown'),
+        (dict(arch='beit-b', num_registers=4), 'knows the class token and'),
         (
             dict(arch=TINY, out_indices=(0, 4)),
             r'must rise and lie in \[0, 4\)',
@@ -296,6 +309,133 @@ def test_layer_depth_counts_as_beit() -> None:
 def test_refuses(kwargs: dict, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         VisionTransformer(**kwargs)
+
+
+# Every part that a preset can have, in few variants.
+VARIANTS = {
+    'DINOv2': dict(num_registers=3, antialias=True, init_values=0.5),
+    'DINOv3': dict(
+        rope={'base': 100.0},
+        pos_embed=False,
+        num_registers=4,
+        qkv_bias='qv',
+        mlp='swiglu',
+    ),
+    'BEiT': dict(rel_pos_bias='block', pos_embed=False, qkv_bias='qv'),
+    'BEiT, pre-training': dict(rel_pos_bias='shared'),
+    'EVA-02': dict(
+        rope=dict(base=10000.0, reference_grid=16, interleaved=True),
+        mlp='swiglu-norm',
+        qkv_bias='qv',
+    ),
+}
+
+
+@pytest.mark.parametrize('variant', VARIANTS)
+@pytest.mark.parametrize('spatial_dims', [2, 3])
+def test_every_variant_has_any_rank(variant: str, spatial_dims: int) -> None:
+    """State-dict keys are those of 2D, and each parameter matters."""
+    model = vit(spatial_dims, **VARIANTS[variant]).train()
+    assert set(model.state_dict()) == set(
+        vit(**VARIANTS[variant]).state_dict()
+    )
+    size = (10, 17, 8)[:spatial_dims]
+    maps = model(torch.randn(2, 2, *size))
+    grid = [-(-s // 4) for s in size]
+    assert [list(m.shape) for m in maps] == [[2, 24, *grid]] * 4
+    maps[-1].square().sum().backward()
+    for name, parameter in model.named_parameters():
+        assert parameter.grad is not None, name
+        assert parameter.grad.abs().max() > 0, name
+
+
+@pytest.mark.parametrize('variant', ['DINOv3', 'BEiT', 'EVA-02'])
+@pytest.mark.parametrize('spatial_dims', [2, 3])
+@torch.no_grad()
+def test_relative_positions_tell_patches_apart(
+    variant: str, spatial_dims: int
+) -> None:
+    """Without learned positions, only they know where a patch is.
+
+    An image whose patches are moved around along an axis gives the same
+    tokens, moved, if and only if the model has no notion of place.
+    """
+    options = dict(VARIANTS[variant], pos_embed=False)
+    image = torch.randn(1, 2, *[12] * spatial_dims)
+    for axis in range(2, 2 + spatial_dims):
+        for blind in (False, True):
+            torch.manual_seed(3)
+            off = dict(rope=False, rel_pos_bias=False) if blind else {}
+            model = vit(spatial_dims, img_size=12, **{**options, **off})
+            found = model(image.roll(4, axis))[-1]
+            wanted = model(image)[-1].roll(1, axis)
+            assert torch.allclose(found, wanted, atol=1e-5) == blind
+
+
+@pytest.mark.parametrize('variant', VARIANTS)
+@torch.no_grad()
+def test_low_precision_stays_near(variant: str) -> None:
+    model = vit(**VARIANTS[variant])
+    image = torch.randn(1, 2, 16, 24)
+    wanted = model(image)[-1]
+    with torch.autocast('cpu', torch.bfloat16):
+        found = model(image)[-1]
+    # bfloat16 keeps 8 bits
+    assert (found - wanted).abs().max() < 0.1 * wanted.std()
+
+
+def test_arguments_go_before_the_preset() -> None:
+    with torch.device('meta'):
+        preset = VisionTransformer('dinov2-s')
+        changed = VisionTransformer(
+            'dinov2-s', 16, img_size=224, init_values=0, final_norm=False
+        )
+    assert preset.patch_size == (14, 14)
+    assert preset.grid == (37, 37)
+    assert preset.norm is not None
+    assert preset.blocks[0].ls1.gamma.shape == (384,)
+    assert changed.patch_size == (16, 16)
+    assert changed.grid == (14, 14)
+    assert changed.norm is None
+    assert isinstance(changed.blocks[0].ls1, nn.Identity)
+
+
+@pytest.mark.parametrize(
+    ('preset', 'levels', 'millions'),
+    [
+        # DINOv3 table 2, of which the masked biases are no parameters here
+        ('dinov3-s', (2, 5, 8, 11), 21),
+        ('dinov3-s+', (2, 5, 8, 11), 29),
+        ('dinov3-b', (2, 5, 8, 11), 86),
+        ('dinov3-l', (4, 11, 17, 23), 300),
+        ('dinov3-h+', (7, 15, 23, 31), 840),
+        ('dinov3-7b', (9, 19, 29, 39), 6716),
+        ('dinov2-g', (9, 19, 29, 39), 1136),
+        ('retfound-mae-l', (5, 11, 17, 23), 303),
+    ],
+)
+def test_size_and_levels_of_presets(
+    preset: str, levels: tuple[int, ...], millions: float
+) -> None:
+    with torch.device('meta'):
+        model = VisionTransformer(preset)
+    assert model.out_indices == levels
+    parameters = sum(p.numel() for p in model.parameters()) / 1e6
+    assert parameters == pytest.approx(millions, rel=0.03)
+
+
+def test_initial_values() -> None:
+    model = VisionTransformer(
+        TINY, num_registers=4, out_indices=(3,), rope={}, qkv_bias='qv'
+    )
+    model.init_weights()
+    assert 0 < model.reg_token.abs().max() < 1e-4
+    assert model.pos_embed.std().item() == pytest.approx(0.02, rel=0.1)
+    for block in model.blocks:
+        assert not block.attn.q_bias.any()
+        assert block.attn.qkv.weight.std().item() == pytest.approx(
+            0.02, rel=0.1
+        )
 
 
 def test_position_embedding_that_is_no_square_is_refused(tmp_path) -> None:

@@ -8,7 +8,7 @@ measured once on a small grid of zeros.
 
 import copy
 import inspect
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -21,6 +21,20 @@ _PROBE_SIZE = 224
 # What mmpretrain's classifiers need to serve as backbones: maps instead of
 # the class token, and windows that may be larger than a map.
 _MMPRETRAIN_ARGUMENTS = dict(out_type='featmap', pad_small_map=True)
+_LEVEL_NORMS = ('norm0.', 'norm1.', 'norm2.', 'norm3.')
+# type: (prefixes in its published files that it has no use for, prefixes of
+# its own that they lack). Classifiers have one norm, backbones one a level;
+# an HRNet's classifier widens and joins the maps.
+_PUBLISHED = {
+    'mmseg.SwinTransformer': (('norm.',), _LEVEL_NORMS),
+    'mmpretrain.SwinTransformer': (('norm3.',), _LEVEL_NORMS),
+    'mmpretrain.SwinTransformerV2': (('norm3.',), _LEVEL_NORMS),
+    'mmpretrain.ConvNeXt': (('norm3.',), _LEVEL_NORMS),
+    'mmseg.HRNet': (
+        ('incre_modules.', 'downsamp_modules.', 'final_layer.'),
+        (),
+    ),
+}
 
 
 @dataclass(frozen=True)
@@ -127,7 +141,7 @@ def fill(cfg: Mapping, part: str, **values) -> dict:
 
 
 def build_backbone(
-    cfg: Mapping, *, in_channels: int, spatial_dims: int
+    cfg: Mapping | nn.Module, *, in_channels: int, spatial_dims: int
 ) -> tuple[nn.Module, str | Mapping | None]:
     """Build a backbone of any library.
 
@@ -136,12 +150,15 @@ def build_backbone(
             ``pretrained``: a path, a URL or ``dict(checkpoint=...,
             key_map=...)``. mmengine's ``init_cfg=dict(type='Pretrained',
             checkpoint=...)`` is read as the same, so that it is checked too.
+            Or a built backbone, which is taken as it is.
         in_channels: Channels of the image.
         spatial_dims: 2 or 3.
 
     Returns:
         The backbone, and its ``pretrained`` for ``interop.load_pretrained``.
     """
+    if isinstance(cfg, nn.Module):
+        return cfg, None
     cfg = fill(
         cfg,
         'backbone',
@@ -162,7 +179,54 @@ def build_backbone(
         for name, value in _MMPRETRAIN_ARGUMENTS.items():
             if accepts(type_of(cfg), name):
                 cfg.setdefault(name, value)
-    return MODELS.build(cfg), pretrained
+    backbone = MODELS.build(cfg)
+    _declare_keys(backbone, str(cfg['type']))
+    return backbone, pretrained
+
+
+def _declare_keys(backbone: nn.Module, kind: str) -> None:
+    """Tell the loader what published files of a borrowed type differ in."""
+    if kind not in _PUBLISHED:
+        return
+    unused, optional = _PUBLISHED[kind]
+    # The official Swin stores its window masks, which are computed.
+    masks = [
+        f'{name}.attn_mask'
+        for name, module in backbone.named_modules()
+        if hasattr(module, 'attn')
+    ]
+    backbone.unused_pretrained_keys = (*unused, *masks)
+    backbone.optional_pretrained_keys = optional
+
+
+def as_maps(
+    outputs: Tensor | Sequence[Tensor] | Mapping[str, Tensor],
+    source: str = 'the backbone',
+) -> list[Tensor]:
+    """List what a backbone returns: a map, several, or maps by name.
+
+    Args:
+        outputs: What it returned.
+        source: Who returned it, for the message.
+
+    Raises:
+        ValueError: Something in it is no tensor.
+    """
+    if isinstance(outputs, Tensor):
+        return [outputs]
+    if isinstance(outputs, Mapping):
+        outputs = outputs.values()
+    if not isinstance(outputs, Iterable):
+        outputs = [outputs]
+    maps = list(outputs)
+    wrong = [type(m).__name__ for m in maps if not isinstance(m, Tensor)]
+    if wrong or not maps:
+        raise ValueError(
+            f'{source} returns {wrong or "nothing"} where feature maps are '
+            'expected: return a tensor (N, C, *S), or a tuple, list or dict '
+            'of them, finest first'
+        )
+    return maps
 
 
 @torch.no_grad()
@@ -173,10 +237,11 @@ def _maps(
     training = {m: m.training for m in module.modules()}
     for m in training:
         m.training = False
-    outputs = module(inputs)
-    for m, mode in training.items():
-        m.training = mode
-    return [outputs] if isinstance(outputs, Tensor) else list(outputs)
+    try:
+        return as_maps(module(inputs), type(module).__name__)
+    finally:
+        for m, mode in training.items():
+            m.training = mode
 
 
 def _levels(maps: Sequence[Tensor], source: str, rank: int) -> Levels:
@@ -198,6 +263,14 @@ def _levels(maps: Sequence[Tensor], source: str, rank: int) -> Levels:
     )
 
 
+def _per_axis(
+    stride: float | Sequence[float], spatial_dims: int
+) -> tuple[float, ...]:
+    if isinstance(stride, Sequence):
+        return tuple(stride)
+    return (stride,) * spatial_dims
+
+
 def backbone_levels(
     backbone: nn.Module, *, in_channels: int, spatial_dims: int
 ) -> Levels:
@@ -210,6 +283,12 @@ def backbone_levels(
         return Levels(
             tuple(backbone.out_channels),
             tuple(tuple(s) for s in backbone.out_strides),
+        )
+    if hasattr(backbone, 'pyramid_outputs'):
+        levels = backbone.pyramid_outputs.values()
+        return Levels(
+            tuple(level.channels for level in levels),
+            tuple(_per_axis(level.stride, spatial_dims) for level in levels),
         )
     zeros = torch.zeros(1, in_channels, *[_PROBE_SIZE] * spatial_dims)
     return _levels(

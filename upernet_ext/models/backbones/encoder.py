@@ -1,7 +1,8 @@
 """What an encoder tells of itself: its pyramid, weights and licence."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import NamedTuple
 
 # Mean and standard deviation of ImageNet, RGB, on the scale 0..255.
@@ -30,7 +31,8 @@ class PyramidEncoder:
     out_channels: tuple[int, ...]
     out_strides: tuple[tuple[float, ...], ...]
 
-    @property
+    # Not a property: who knows the size of the input may set it, with shapes.
+    @cached_property
     def pyramid_outputs(self) -> dict[str, PyramidLevel]:
         """``P1`` (finest) to ``Pn``: channels and strides of the maps."""
         levels = zip(self.out_channels, self.out_strides, strict=True)
@@ -38,6 +40,31 @@ class PyramidEncoder:
             f'P{i}': PyramidLevel(channels, tuple(stride))
             for i, (channels, stride) in enumerate(levels, 1)
         }
+
+
+def select_levels(
+    out_indices: Sequence[int] | None, num_levels: int
+) -> tuple[int, ...]:
+    """Resolve ``out_indices``: ``None`` is all, -1 the coarsest level.
+
+    Raises:
+        ValueError: They do not rise, or name a level that is not there.
+    """
+    wanted = range(num_levels) if out_indices is None else out_indices
+    levels = tuple(i + num_levels if i < 0 else i for i in wanted)
+    if not levels or list(levels) != sorted(
+        set(levels) & set(range(num_levels))
+    ):
+        raise ValueError(
+            f'out_indices={tuple(wanted)} must rise and lie in '
+            f'[0, {num_levels}): this network has {num_levels} levels'
+        )
+    return levels
+
+
+def timm_weights(name: str) -> str:
+    """Address of weights that timm publishes, as ``resnet50.a1_in1k``."""
+    return f'https://huggingface.co/timm/{name}/resolve/main/model.safetensors'
 
 
 @dataclass(frozen=True)

@@ -1,34 +1,55 @@
-"""A plain vision transformer, in 2D and 3D.
+"""The plain vision transformer, in 2D and 3D, for all its published weights.
 
-Papers: An Image is Worth 16x16 Words, https://arxiv.org/abs/2010.11929;
-layer scale from CaiT, https://arxiv.org/abs/2103.17239. Parameter names are
-timm's (timm/models/vision_transformer.py), which the AugReg, DeiT and MAE
-releases share, so their files load as they are. Weights: AugReg Apache-2.0,
-DeiT Apache-2.0, MAE CC-BY-NC 4.0.
+Papers: An Image is Worth 16x16 Words, https://arxiv.org/abs/2010.11929, and
+those of the presets (``vit_presets.py``, with source and licence of each).
+Parameter names are timm's (timm/models/vision_transformer.py), which the
+AugReg, DeiT, MAE and DINOv2 releases share; two differ where timm's own
+families disagree: the layer scale is always ``ls1.gamma`` and a block's
+relative position bias ``attn.rel_pos_bias.relative_position_bias_table``.
 """
 
+import difflib
 import math
 from collections.abc import Mapping, Sequence
+from typing import Any, Literal
 
 import torch
-from mmcv.cnn.bricks import DropPath
 from mmengine.model import BaseModule
 from torch import Tensor, nn
-from torch.nn import functional as F  # noqa: N812
 from torch.utils.checkpoint import checkpoint
 
+from ...interop import Change
 from ...layers.patch_embed import PatchEmbed, resample_position_embedding
 from ...layers.rank import check_spatial_dims, pad_to_multiple
+from ...layers.relative_position import (
+    RelativePositionBias,
+    relative_position_index,
+)
+from ...layers.rope import AxialRope
+from ...layers.transformer import Positions, TransformerBlock
 from ...registry import MODELS
+from .encoder import PyramidEncoder, select_levels
+from .vit_presets import ARCHITECTURES, PRESETS
+from .vit_weights import adapt_vit
 
-# name: (embed_dims, num_layers, num_heads), ViT paper table 1 and DeiT table 1
-ARCHITECTURES = {
-    't': (192, 12, 3),
-    's': (384, 12, 6),
-    'b': (768, 12, 12),
-    'l': (1024, 24, 16),
-    'h': (1280, 32, 16),
-}
+_DIMENSIONS = ('embed_dims', 'num_layers', 'num_heads')
+# What an argument is that neither the caller nor the preset gives.
+_PLAIN = dict(
+    patch_size=16,
+    img_size=224,
+    out_indices=None,
+    mlp_ratio=4.0,
+    mlp='gelu',
+    qkv_bias=True,
+    init_values=0.0,
+    num_registers=0,
+    pos_embed=True,
+    antialias=False,
+    rope=False,
+    rel_pos_bias=False,
+    norm_eps=1e-6,
+    final_norm=False,
+)
 # Number of blocks: the blocks whose outputs make the four levels.
 OUT_INDICES = {
     12: (2, 5, 8, 11),
@@ -36,247 +57,187 @@ OUT_INDICES = {
     32: (7, 15, 23, 31),
     40: (9, 19, 29, 39),
 }
-
-
-class Attention(nn.Module):
-    """Multi-head self-attention with one fused q, k, v projection.
-
-    Args:
-        embed_dims: Channels of a token.
-        num_heads: Heads; divides ``embed_dims``.
-        qkv_bias: Give q, k and v a bias.
-    """
-
-    def __init__(
-        self, embed_dims: int, num_heads: int, *, qkv_bias: bool = True
-    ) -> None:
-        super().__init__()
-        self.num_heads = num_heads
-        self.qkv = nn.Linear(embed_dims, 3 * embed_dims, bias=qkv_bias)
-        self.proj = nn.Linear(embed_dims, embed_dims)
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Attend over the tokens ``(N, L, embed_dims)``."""
-        qkv = self.qkv(x).unflatten(2, (3, self.num_heads, -1))
-        q, k, v = qkv.permute(2, 0, 3, 1, 4)
-        x = F.scaled_dot_product_attention(q, k, v)
-        return self.proj(x.transpose(1, 2).flatten(2))
-
-
-class MLP(nn.Module):
-    """Two linear layers with GELU between, as timm's ``Mlp``."""
-
-    def __init__(self, embed_dims: int, hidden_dims: int) -> None:
-        super().__init__()
-        self.fc1 = nn.Linear(embed_dims, hidden_dims)
-        self.fc2 = nn.Linear(hidden_dims, embed_dims)
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Transform each token of ``(N, L, embed_dims)``."""
-        return self.fc2(F.gelu(self.fc1(x)))
-
-
-class LayerScale(nn.Module):
-    """A learned factor a channel; key ``gamma``."""
-
-    def __init__(self, embed_dims: int, init_value: float) -> None:
-        super().__init__()
-        self.gamma = nn.Parameter(torch.full((embed_dims,), init_value))
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Scale ``(N, L, embed_dims)``."""
-        return x * self.gamma
-
-
-class Block(nn.Module):
-    """A pre-norm transformer block.
-
-    Args:
-        embed_dims: Channels of a token.
-        num_heads: Attention heads.
-        mlp_ratio: Hidden channels of the MLP over ``embed_dims``.
-        qkv_bias: Give q, k and v a bias.
-        init_values: Start of the layer scale; ``None`` for none.
-        drop_path: Probability to skip each branch, per sample.
-        norm_eps: Of the layer norms.
-    """
-
-    def __init__(
-        self,
-        embed_dims: int,
-        num_heads: int,
-        *,
-        mlp_ratio: float = 4.0,
-        qkv_bias: bool = True,
-        init_values: float | None = None,
-        drop_path: float = 0.0,
-        norm_eps: float = 1e-6,
-    ) -> None:
-        super().__init__()
-
-        def scale() -> nn.Module:
-            if init_values is None:
-                return nn.Identity()
-            return LayerScale(embed_dims, init_values)
-
-        self.norm1 = nn.LayerNorm(embed_dims, eps=norm_eps)
-        self.attn = Attention(embed_dims, num_heads, qkv_bias=qkv_bias)
-        self.ls1 = scale()
-        self.norm2 = nn.LayerNorm(embed_dims, eps=norm_eps)
-        self.mlp = MLP(embed_dims, int(embed_dims * mlp_ratio))
-        self.ls2 = scale()
-        self.drop_path = DropPath(drop_path) if drop_path else nn.Identity()
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Transform the tokens ``(N, L, embed_dims)``."""
-        x = x + self.drop_path(self.ls1(self.attn(self.norm1(x))))
-        return x + self.drop_path(self.ls2(self.mlp(self.norm2(x))))
+# What published files have beside the network: DeiT's distillation, the
+# heads and mask tokens of pre-training, transformers' pooler, a norm for
+# DINOv3's small crops.
+_PRETRAINING_KEYS = (
+    *('mask_token', 'masked_embed', 'decoder', 'dist_token', 'head_dist.'),
+    *('lm_head.', 'dino_head.', 'ibot_head.', 'pooler.', 'local_cls_norm.'),
+)
+# What files store of a block that is computed here.
+_COMPUTED_KEYS = (
+    *('attn.qkv.bias_mask', 'attn.rope.', 'attn.relative_position_index'),
+    'attn.rel_pos_bias.relative_position_index',
+)
 
 
 @MODELS.register_module()
-class VisionTransformer(BaseModule):
+class VisionTransformer(PyramidEncoder, BaseModule):
     """Plain ViT whose blocks ``out_indices`` give maps at the patch stride.
 
     Images of any size: the far borders are padded to a multiple of the patch
-    (reflection) and the position embedding is resampled to the grid. Blocks
-    behind the last of ``out_indices`` are not built.
+    (reflection) and the positions are resampled to the grid. Class token and
+    registers never reach the maps. Blocks behind the last of ``out_indices``
+    are not built.
+
+    Where an argument is ``None``, the preset's value holds, or else the plain
+    ViT's, which is given in parentheses.
 
     Args:
-        arch: ``'t' | 's' | 'b' | 'l' | 'h'``, or a dict with
-            ``embed_dims``, ``num_layers``, ``num_heads`` and, optionally,
-            ``mlp_ratio``.
-        patch_size: Edge of a patch, in pixels; or one number an axis.
+        arch: A preset, such as ``'dinov2-b'`` (``vit_presets.PRESETS``); a
+            plain ViT ``'t' | 's' | 'b' | 'l' | 'h'``; or a dict with
+            ``embed_dims``, ``num_layers``, ``num_heads`` and any of the
+            arguments below down to ``final_norm``.
+        patch_size: Edge of a patch, in pixels; or one number an axis (16).
         in_channels: Channels of the image.
         spatial_dims: 2 or 3.
         img_size: Edge of the image (or one number an axis) whose grid the
-            position embedding is kept for; other sizes are resampled to.
-        out_indices: Blocks that give a map; by default four, equally spaced.
-        mlp_ratio: Hidden channels of the MLP over ``embed_dims``.
-        qkv_bias: Give q, k and v a bias.
-        init_values: Start of the layer scale; ``None`` for none.
+            learned positions are kept for; other sizes are resampled (224).
+        out_indices: Blocks that give a map (four, equally spaced).
+        mlp_ratio: Hidden channels of the MLP over ``embed_dims`` (4).
+        mlp: ``'gelu'``, ``'swiglu'`` or ``'swiglu-norm'`` (``'gelu'``).
+        qkv_bias: Give q, k and v a bias; ``'qv'`` only q and v (true).
+        init_values: Start of the layer scale; 0 for none (0).
+        num_registers: Register tokens behind the class token (0).
+        pos_embed: Learn a position embedding (true).
+        antialias: Average where it is resampled to a coarser grid (false).
+        rope: Arguments of ``AxialRope``; ``False`` for none (false).
+        rel_pos_bias: A relative position bias that the blocks share
+            (``'shared'``), one a block (``'block'``), or ``False`` (false).
+        norm_eps: Of the layer norms (1e-6).
+        final_norm: Apply the final norm to every level, as the
+            ``get_intermediate_layers`` of timm and DINO (false, as mmseg).
         drop_path_rate: Stochastic depth of the last block; linear from 0.
-        norm_eps: Of the layer norms: 1e-6 in timm, 1e-12 in transformers.
-        final_norm: Apply the final norm to every level, as timm's
-            ``get_intermediate_layers(norm=True)``. Off, as in mmseg.
         gradient_checkpointing: Keep only each block's input in training and
             compute the block again in backward.
         init_cfg: mmengine's initialisation config.
 
     Raises:
-        ValueError: An unknown ``arch``, or ``out_indices`` that it lacks.
+        ValueError: An unknown ``arch``, ``out_indices`` that it lacks, or
+            options that exclude each other.
     """
 
-    num_prefix_tokens = 1
+    key_family = 'vit'
 
     def __init__(
         self,
-        arch: str | Mapping[str, float] = 'b',
-        patch_size: int | Sequence[int] = 16,
+        arch: str | Mapping[str, Any] = 'b',
+        patch_size: int | Sequence[int] | None = None,
         *,
         in_channels: int = 3,
         spatial_dims: int = 2,
-        img_size: int | Sequence[int] = 224,
+        img_size: int | Sequence[int] | None = None,
         out_indices: Sequence[int] | None = None,
-        mlp_ratio: float = 4.0,
-        qkv_bias: bool = True,
+        mlp_ratio: float | None = None,
+        mlp: Literal['gelu', 'swiglu', 'swiglu-norm'] | None = None,
+        qkv_bias: bool | Literal['qv'] | None = None,
         init_values: float | None = None,
+        num_registers: int | None = None,
+        pos_embed: bool | None = None,
+        antialias: bool | None = None,
+        rope: Mapping[str, Any] | Literal[False] | None = None,
+        rel_pos_bias: Literal['shared', 'block', False] | None = None,
+        norm_eps: float | None = None,
+        final_norm: bool | None = None,
         drop_path_rate: float = 0.0,
-        norm_eps: float = 1e-6,
-        final_norm: bool = False,
         gradient_checkpointing: bool = False,
         init_cfg: dict | None = None,
     ) -> None:
         super().__init__(init_cfg)
         check_spatial_dims(spatial_dims)
-        embed_dims, num_layers, num_heads = self._architecture(arch)
-        if not isinstance(arch, str):
-            mlp_ratio = arch.get('mlp_ratio', mlp_ratio)
-        self.patch_size = self._per_axis(
-            'patch_size', patch_size, spatial_dims
+        cfg = _settings(
+            arch,
+            patch_size=patch_size,
+            img_size=img_size,
+            out_indices=out_indices,
+            mlp_ratio=mlp_ratio,
+            mlp=mlp,
+            qkv_bias=qkv_bias,
+            init_values=init_values,
+            num_registers=num_registers,
+            pos_embed=pos_embed,
+            antialias=antialias,
+            rope=rope,
+            rel_pos_bias=rel_pos_bias,
+            norm_eps=norm_eps,
+            final_norm=final_norm,
         )
+        embed_dims = cfg['embed_dims']
+        self.num_layers = cfg['num_layers']
+        self.patch_size = _per_axis(
+            'patch_size', cfg['patch_size'], spatial_dims
+        )
+        sizes = _per_axis('img_size', cfg['img_size'], spatial_dims)
         self.grid = tuple(
             size // patch
-            for size, patch in zip(
-                self._per_axis('img_size', img_size, spatial_dims),
-                self.patch_size,
-                strict=True,
-            )
+            for size, patch in zip(sizes, self.patch_size, strict=True)
         )
-        self.num_layers = num_layers
-        self.out_indices = self._levels(out_indices, num_layers)
+        self.out_indices = _levels(cfg['out_indices'], self.num_layers)
         self.out_channels = (embed_dims,) * len(self.out_indices)
         self.out_strides = (self.patch_size,) * len(self.out_indices)
+        self.num_prefix_tokens = 1 + cfg['num_registers']
+        self.antialias = cfg['antialias']
         self.gradient_checkpointing = gradient_checkpointing
 
         self.patch_embed = PatchEmbed(
             in_channels, embed_dims, patch_size=self.patch_size
         )
         self.cls_token = nn.Parameter(torch.zeros(1, 1, embed_dims))
-        self.pos_embed = nn.Parameter(
-            torch.zeros(
-                1, self.num_prefix_tokens + math.prod(self.grid), embed_dims
+        self.reg_token = _zeros(cfg['num_registers'], embed_dims)
+        positions = 1 + math.prod(self.grid) if cfg['pos_embed'] else 0
+        self.pos_embed = _zeros(positions, embed_dims)
+        self._build_positions(cfg)
+        self._build_blocks(cfg, drop_path_rate)
+
+    def _build_positions(self, cfg: Mapping[str, Any]) -> None:
+        """Build what tells the attention the tokens' places."""
+        kind, num_heads = cfg['rel_pos_bias'], cfg['num_heads']
+        if kind not in ('shared', 'block', False):
+            raise ValueError(
+                f"rel_pos_bias={kind!r} is unknown; choose 'shared', 'block' "
+                'or False'
             )
+        if kind and cfg['num_registers']:
+            raise ValueError(
+                'a relative position bias knows the class token and the '
+                f'patches, but num_registers={cfg["num_registers"]}; set one '
+                'of rel_pos_bias=False and num_registers=0'
+            )
+        self.rope = (
+            AxialRope(cfg['embed_dims'] // num_heads, **cfg['rope'])
+            if cfg['rope']
+            else None
         )
-        last = max(num_layers - 1, 1)
+        self.rel_pos_bias = (
+            RelativePositionBias(self.grid, num_heads)
+            if kind == 'shared'
+            else None
+        )
+        self.window = self.grid if kind == 'block' else None
+
+    def _build_blocks(
+        self, cfg: Mapping[str, Any], drop_path_rate: float
+    ) -> None:
+        last = max(self.num_layers - 1, 1)
         self.blocks = nn.ModuleList(
-            Block(
-                embed_dims,
-                num_heads,
-                mlp_ratio=mlp_ratio,
-                qkv_bias=qkv_bias,
-                init_values=init_values,
+            TransformerBlock(
+                cfg['embed_dims'],
+                cfg['num_heads'],
+                mlp_ratio=cfg['mlp_ratio'],
+                mlp=cfg['mlp'],
+                qkv_bias=cfg['qkv_bias'],
+                window=self.window,
+                init_values=cfg['init_values'],
                 drop_path=drop_path_rate * i / last,
-                norm_eps=norm_eps,
+                norm_eps=cfg['norm_eps'],
             )
             for i in range(self.out_indices[-1] + 1)
         )
         self.norm = (
-            nn.LayerNorm(embed_dims, eps=norm_eps) if final_norm else None
+            nn.LayerNorm(cfg['embed_dims'], eps=cfg['norm_eps'])
+            if cfg['final_norm']
+            else None
         )
-
-    @staticmethod
-    def _architecture(arch: str | Mapping) -> tuple[int, int, int]:
-        if not isinstance(arch, str):
-            return arch['embed_dims'], arch['num_layers'], arch['num_heads']
-        if arch not in ARCHITECTURES:
-            raise ValueError(
-                f'VisionTransformer has no arch {arch!r}; choose one of '
-                f'{sorted(ARCHITECTURES)}, or give a dict with embed_dims, '
-                'num_layers and num_heads'
-            )
-        return ARCHITECTURES[arch]
-
-    @staticmethod
-    def _per_axis(
-        name: str, value: int | Sequence[int], spatial_dims: int
-    ) -> tuple[int, ...]:
-        if isinstance(value, int):
-            return (value,) * spatial_dims
-        if len(value) != spatial_dims:
-            raise ValueError(
-                f'{name}={tuple(value)} has {len(value)} axes, but '
-                f'spatial_dims={spatial_dims}'
-            )
-        return tuple(value)
-
-    @staticmethod
-    def _levels(
-        out_indices: Sequence[int] | None, num_layers: int
-    ) -> tuple[int, ...]:
-        if out_indices is None:
-            if num_layers not in OUT_INDICES:
-                raise ValueError(
-                    f'there are no default out_indices for {num_layers} '
-                    f'blocks (only for {sorted(OUT_INDICES)}); set them'
-                )
-            out_indices = OUT_INDICES[num_layers]
-        levels = tuple(i + num_layers if i < 0 else i for i in out_indices)
-        if list(levels) != sorted(set(levels) & set(range(num_layers))):
-            raise ValueError(
-                f'out_indices={tuple(out_indices)} must rise and lie in '
-                f'[0, {num_layers}) for {num_layers} blocks'
-            )
-        return levels
 
     def init_weights(self) -> None:
         """Truncated normal 0.02, biases 0, as timm and the ViT paper's code.
@@ -284,8 +245,12 @@ class VisionTransformer(BaseModule):
         The patch projection keeps torch's default (LeCun uniform).
         """
         super().init_weights()
-        nn.init.trunc_normal_(self.pos_embed, std=0.02)
-        nn.init.normal_(self.cls_token, std=1e-6)
+        for tokens in (self.cls_token, self.reg_token):
+            if tokens is not None:
+                nn.init.normal_(tokens, std=1e-6)
+        for name, parameter in self.named_parameters():
+            if name.endswith(('pos_embed', 'relative_position_bias_table')):
+                nn.init.trunc_normal_(parameter, std=0.02)
         for module in self.blocks.modules():
             if isinstance(module, nn.Linear):
                 nn.init.trunc_normal_(module.weight, std=0.02)
@@ -303,23 +268,44 @@ class VisionTransformer(BaseModule):
             ``out_indices``.
         """
         x = self.patch_embed(pad_to_multiple(x, self.patch_size))
-        grid = x.shape[2:]
-        x = x.flatten(2).transpose(1, 2)
-        x = torch.cat([self.cls_token.expand(len(x), -1, -1), x], dim=1)
-        x = x + resample_position_embedding(
-            self.pos_embed, self.grid, grid, self.num_prefix_tokens
-        )
+        grid = tuple(x.shape[2:])
+        x = self._embed(x.flatten(2).transpose(1, 2), grid)
+        positions = self._positions(grid, x.device)
         maps = []
         for i, block in enumerate(self.blocks):
             if self.gradient_checkpointing and self.training:
-                x = checkpoint(block, x, use_reentrant=False)
+                x = checkpoint(block, x, positions, use_reentrant=False)
             else:
-                x = block(x)
+                x = block(x, positions)
             if i in self.out_indices:
-                tokens = x if self.norm is None else self.norm(x)
-                tokens = tokens[:, self.num_prefix_tokens :]
+                tokens = x[:, self.num_prefix_tokens :]
+                tokens = tokens if self.norm is None else self.norm(tokens)
                 maps.append(tokens.transpose(1, 2).unflatten(2, grid))
         return tuple(maps)
+
+    def _embed(self, x: Tensor, grid: tuple[int, ...]) -> Tensor:
+        """Put class token and registers before the patches ``(N, L, C)``."""
+        x = torch.cat([self.cls_token.expand(len(x), -1, -1), x], dim=1)
+        if self.pos_embed is not None:
+            x = x + resample_position_embedding(
+                self.pos_embed, self.grid, grid, antialias=self.antialias
+            )
+        if self.reg_token is None:
+            return x
+        registers = self.reg_token.expand(len(x), -1, -1)
+        return torch.cat([x[:, :1], registers, x[:, 1:]], dim=1)
+
+    def _positions(
+        self, grid: tuple[int, ...], device: torch.device
+    ) -> Positions:
+        rotation = index = bias = None
+        if self.rope is not None:
+            rotation = self.rope(grid, device)
+        if self.rel_pos_bias is not None or self.window is not None:
+            index = relative_position_index(grid, device)
+        if self.rel_pos_bias is not None:
+            bias = self.rel_pos_bias(grid, index)
+        return Positions(grid, rotation, bias, index)
 
     def get_layer_depth(self, name: str) -> tuple[int, int]:
         """Tell the depth of a parameter, for layer-wise learning rates.
@@ -330,7 +316,8 @@ class VisionTransformer(BaseModule):
             (get_num_layer_for_vit in its optim_factory.py).
         """
         num_layers = self.num_layers + 2
-        if name.split('.')[0] in ('cls_token', 'pos_embed', 'patch_embed'):
+        embeddings = ('cls_token', 'reg_token', 'pos_embed', 'patch_embed')
+        if name.split('.')[0] in embeddings:
             return 0, num_layers
         if name.startswith('blocks.'):
             return int(name.split('.')[1]) + 1, num_layers
@@ -341,31 +328,87 @@ class VisionTransformer(BaseModule):
         """Prefixes in a ViT's file that this model has no use for."""
         behind = range(len(self.blocks), self.num_layers)
         norm = () if self.norm is not None else ('norm.',)
-        # DeiT's distilled models and MAE's pre-training files add these.
-        extra = ('mask_token', 'decoder', 'dist_token', 'head_dist.')
-        return (*(f'blocks.{i}.' for i in behind), *norm, *extra)
+        computed = (
+            f'blocks.{i}.{key}'
+            for i in range(len(self.blocks))
+            for key in _COMPUTED_KEYS
+        )
+        return (
+            *(f'blocks.{i}.' for i in behind),
+            *norm,
+            *_PRETRAINING_KEYS,
+            *('rope_embed.', 'rope.', 'rel_pos_bias.relative_position_index'),
+            *computed,
+        )
 
     def adapt_state_dict(
         self, state_dict: Mapping[str, Tensor]
-    ) -> tuple[dict[str, Tensor], dict[str, tuple]]:
-        """Resample a file's position embedding to this model's grid.
+    ) -> tuple[dict[str, Tensor], list[Change]]:
+        """Fit a file's patch, positions and declared zeros to this model.
 
         The file's grid is taken to be square (a cube).
 
         Returns:
-            The state dict, and ``{'pos_embed': (old shape, new shape)}``
-            when it was resampled.
+            The state dict, and what was changed.
         """
-        state_dict = dict(state_dict)
-        old = state_dict.get('pos_embed')
-        if old is None or old.shape == self.pos_embed.shape:
-            return state_dict, {}
-        patches = old.shape[1] - self.num_prefix_tokens
-        edge = round(patches ** (1 / len(self.grid)))
-        if edge ** len(self.grid) != patches:
-            return state_dict, {}  # the receipt will name both shapes
-        new = resample_position_embedding(
-            old, (edge,) * len(self.grid), self.grid, self.num_prefix_tokens
+        return adapt_vit(
+            state_dict,
+            self.state_dict(),
+            grid=self.grid,
+            antialias=self.antialias,
         )
-        state_dict['pos_embed'] = new
-        return state_dict, {'pos_embed': (tuple(old.shape), tuple(new.shape))}
+
+
+def _settings(arch: str | Mapping[str, Any], **given: Any) -> dict[str, Any]:
+    """Join what the caller gives with the preset and the plain ViT."""
+    if not isinstance(arch, str):
+        preset = dict(arch)
+        unknown = set(preset) - {*_DIMENSIONS, *_PLAIN}
+        if unknown or not set(_DIMENSIONS) <= set(preset):
+            raise ValueError(
+                f'arch takes {list(_DIMENSIONS)}, all three, and any of '
+                f'{sorted(_PLAIN)}; got {sorted(preset)}'
+            )
+    elif arch in PRESETS:
+        preset = dict(PRESETS[arch])
+    elif arch in ('t', 's', 'b', 'l', 'h'):
+        preset = dict(zip(_DIMENSIONS, ARCHITECTURES[arch], strict=True))
+    else:
+        close = difflib.get_close_matches(arch, PRESETS, n=3, cutoff=0.4)
+        raise ValueError(
+            f'VisionTransformer has no arch {arch!r}; choose one of t, s, b, '
+            f'l, h, a preset ({", ".join(close or sorted(PRESETS))} ...), or '
+            'give a dict with embed_dims, num_layers and num_heads'
+        )
+    given = {k: v for k, v in given.items() if v is not None}
+    return {**_PLAIN, **preset, **given}
+
+
+def _per_axis(
+    name: str, value: int | Sequence[int], spatial_dims: int
+) -> tuple[int, ...]:
+    if isinstance(value, int):
+        return (value,) * spatial_dims
+    if len(value) != spatial_dims:
+        raise ValueError(
+            f'{name}={tuple(value)} has {len(value)} axes, but '
+            f'spatial_dims={spatial_dims}'
+        )
+    return tuple(value)
+
+
+def _levels(
+    out_indices: Sequence[int] | None, num_layers: int
+) -> tuple[int, ...]:
+    if out_indices is None:
+        if num_layers not in OUT_INDICES:
+            raise ValueError(
+                f'there are no default out_indices for {num_layers} '
+                f'blocks (only for {sorted(OUT_INDICES)}); set them'
+            )
+        out_indices = OUT_INDICES[num_layers]
+    return select_levels(out_indices, num_layers)
+
+
+def _zeros(tokens: int, channels: int) -> nn.Parameter | None:
+    return nn.Parameter(torch.zeros(1, tokens, channels)) if tokens else None

@@ -1,0 +1,216 @@
+"""The block of a plain vision transformer, in all its published forms.
+
+ViT, https://arxiv.org/abs/2010.11929; layer scale from CaiT,
+https://arxiv.org/abs/2103.17239; SwiGLU, https://arxiv.org/abs/2002.05202,
+with a norm inside as in EVA-02, https://arxiv.org/abs/2303.11331.
+"""
+
+from collections.abc import Sequence
+from typing import Literal, NamedTuple
+
+import torch
+from mmcv.cnn.bricks import DropPath
+from torch import Tensor, nn
+from torch.nn import functional as F  # noqa: N812
+
+from .relative_position import RelativePositionBias
+from .rope import Rotation
+
+
+class Positions(NamedTuple):
+    """What the blocks are told of the tokens' places.
+
+    Attributes:
+        grid: Patches an axis.
+        rotation: Turn of the queries and keys; ``None`` for none.
+        bias: Bias of the attention that all blocks share.
+        index: ``relative_position_index(grid)``, for blocks with a bias of
+            their own.
+    """
+
+    grid: Sequence[int]
+    rotation: Rotation | None = None
+    bias: Tensor | None = None
+    index: Tensor | None = None
+
+
+class Attention(nn.Module):
+    """Multi-head self-attention with one fused q, k, v projection.
+
+    Args:
+        embed_dims: Channels of a token.
+        num_heads: Heads; divides ``embed_dims``.
+        qkv_bias: Give q, k and v a bias; ``'qv'`` only q and v, under names
+            of their own (BEiT, EVA-02, DINOv3).
+        window: Patches an axis of an own relative position bias; ``None``
+            for none.
+    """
+
+    def __init__(
+        self,
+        embed_dims: int,
+        num_heads: int,
+        *,
+        qkv_bias: bool | Literal['qv'] = True,
+        window: Sequence[int] | None = None,
+    ) -> None:
+        super().__init__()
+        self.num_heads = num_heads
+        self.qkv = nn.Linear(embed_dims, 3 * embed_dims, bias=qkv_bias is True)
+        separate = qkv_bias == 'qv'
+        self.q_bias = _zeros(embed_dims) if separate else None
+        self.v_bias = _zeros(embed_dims) if separate else None
+        self.rel_pos_bias = (
+            RelativePositionBias(window, num_heads) if window else None
+        )
+        self.proj = nn.Linear(embed_dims, embed_dims)
+
+    def forward(self, x: Tensor, positions: Positions) -> Tensor:
+        """Attend over the tokens ``(N, L, embed_dims)``."""
+        qkv = self.qkv(x)
+        if self.q_bias is not None:
+            none = torch.zeros_like(self.q_bias)
+            bias = torch.cat([self.q_bias, none, self.v_bias])
+            qkv = qkv + bias.to(qkv.dtype)
+        qkv = qkv.unflatten(2, (3, self.num_heads, -1))
+        q, k, v = qkv.permute(2, 0, 3, 1, 4)
+        if positions.rotation is not None:
+            q, k = positions.rotation.turn(q), positions.rotation.turn(k)
+        bias = positions.bias
+        if self.rel_pos_bias is not None:
+            own = self.rel_pos_bias(positions.grid, positions.index)
+            bias = own if bias is None else bias + own
+        if bias is not None:
+            bias = bias.to(q.dtype)
+        x = F.scaled_dot_product_attention(q, k, v, attn_mask=bias)
+        return self.proj(x.transpose(1, 2).flatten(2))
+
+
+def _zeros(channels: int) -> nn.Parameter:
+    return nn.Parameter(torch.zeros(channels))
+
+
+class MLP(nn.Module):
+    """Two linear layers with GELU between, as timm's ``Mlp``."""
+
+    def __init__(self, embed_dims: int, hidden_dims: int) -> None:
+        super().__init__()
+        self.fc1 = nn.Linear(embed_dims, hidden_dims)
+        self.fc2 = nn.Linear(hidden_dims, embed_dims)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Transform each token of ``(N, L, embed_dims)``."""
+        return self.fc2(F.gelu(self.fc1(x)))
+
+
+class SwiGLU(nn.Module):
+    """``fc2(norm(silu(gate) * value))``, gate and value both from ``fc1``.
+
+    Args:
+        embed_dims: Channels of a token.
+        hidden_dims: Channels of the gate, and of the value.
+        norm_eps: Of a layer norm before ``fc2``; ``None`` for no norm.
+    """
+
+    def __init__(
+        self,
+        embed_dims: int,
+        hidden_dims: int,
+        *,
+        norm_eps: float | None = None,
+    ) -> None:
+        super().__init__()
+        self.fc1 = nn.Linear(embed_dims, 2 * hidden_dims)
+        self.norm = (
+            nn.Identity()
+            if norm_eps is None
+            else nn.LayerNorm(hidden_dims, eps=norm_eps)
+        )
+        self.fc2 = nn.Linear(hidden_dims, embed_dims)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Transform each token of ``(N, L, embed_dims)``."""
+        gate, value = self.fc1(x).chunk(2, -1)
+        return self.fc2(self.norm(F.silu(gate) * value))
+
+
+class LayerScale(nn.Module):
+    """A learned factor a channel; key ``gamma``."""
+
+    def __init__(self, embed_dims: int, init_value: float) -> None:
+        super().__init__()
+        self.gamma = nn.Parameter(torch.full((embed_dims,), float(init_value)))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Scale ``(N, L, embed_dims)``."""
+        return x * self.gamma
+
+
+class TransformerBlock(nn.Module):
+    """A pre-norm transformer block.
+
+    Args:
+        embed_dims: Channels of a token.
+        num_heads: Attention heads.
+        mlp_ratio: Hidden channels of the MLP over ``embed_dims``.
+        mlp: ``'gelu'``, ``'swiglu'``, or ``'swiglu-norm'`` with a norm
+            inside.
+        qkv_bias: See ``Attention``.
+        window: See ``Attention``.
+        init_values: Start of the layer scale; 0 for none.
+        drop_path: Probability to skip each branch, per sample.
+        norm_eps: Of the layer norms.
+
+    Raises:
+        ValueError: An unknown ``mlp``.
+    """
+
+    def __init__(
+        self,
+        embed_dims: int,
+        num_heads: int,
+        *,
+        mlp_ratio: float = 4.0,
+        mlp: Literal['gelu', 'swiglu', 'swiglu-norm'] = 'gelu',
+        qkv_bias: bool | Literal['qv'] = True,
+        window: Sequence[int] | None = None,
+        init_values: float = 0.0,
+        drop_path: float = 0.0,
+        norm_eps: float = 1e-6,
+    ) -> None:
+        super().__init__()
+        if mlp not in ('gelu', 'swiglu', 'swiglu-norm'):
+            raise ValueError(
+                f"mlp={mlp!r} is unknown; choose 'gelu', 'swiglu' or "
+                "'swiglu-norm'"
+            )
+
+        def scale() -> nn.Module:
+            if not init_values:
+                return nn.Identity()
+            return LayerScale(embed_dims, init_values)
+
+        hidden_dims = int(embed_dims * mlp_ratio)
+        self.norm1 = nn.LayerNorm(embed_dims, eps=norm_eps)
+        self.attn = Attention(
+            embed_dims, num_heads, qkv_bias=qkv_bias, window=window
+        )
+        self.ls1 = scale()
+        self.norm2 = nn.LayerNorm(embed_dims, eps=norm_eps)
+        self.mlp = (
+            MLP(embed_dims, hidden_dims)
+            if mlp == 'gelu'
+            else SwiGLU(
+                embed_dims,
+                hidden_dims,
+                norm_eps=norm_eps if mlp == 'swiglu-norm' else None,
+            )
+        )
+        self.ls2 = scale()
+        self.drop_path = DropPath(drop_path) if drop_path else nn.Identity()
+
+    def forward(self, x: Tensor, positions: Positions) -> Tensor:
+        """Transform the tokens ``(N, L, embed_dims)``."""
+        attended = self.attn(self.norm1(x), positions)
+        x = x + self.drop_path(self.ls1(attended))
+        return x + self.drop_path(self.ls2(self.mlp(self.norm2(x))))

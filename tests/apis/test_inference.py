@@ -162,6 +162,17 @@ def test_names_and_config_travel_in_the_checkpoint(checkpoint, tmp_path):
     assert set(model.receipt.matched) == set(model.state_dict())
 
 
+def test_a_saved_folder_predicts_as_its_checkpoint(
+    checkpoint, image, tmp_path
+):
+    model = init_model(checkpoint, device='cpu')
+    saved = init_model(model.save_pretrained(tmp_path / 'a'), device='cpu')
+    assert torch.equal(
+        labels_of(predict(saved, image)), labels_of(predict(model, image))
+    )
+    assert saved.dataset_meta == model.dataset_meta
+
+
 def test_config_names_the_classes_of_bare_weights(image, tmp_path):
     cfg = make_config()
     weights = save(tmp_path / 'bare.pth', cfg)

@@ -27,15 +27,16 @@ from mmseg.structures import SegDataSample
 from rich.progress import track
 from torch import nn
 
-from .config import ConfigError, load_config
-from .datasets.palette import generate_palette
-from .datasets.pipeline import run_pipeline
-from .datasets.transforms.reading import IMAGE_SUFFIXES, read_image
-from .engine import DataNotFoundError
-from .engine.checkpoint_config import checkpoint_config
-from .interop import load_weights, read_checkpoint
-from .registry import DATASETS, MODELS
-from .visualization import (
+from ..config import ConfigError, load_config
+from ..datasets.palette import generate_palette
+from ..datasets.pipeline import run_pipeline
+from ..datasets.transforms.reading import IMAGE_SUFFIXES, read_image
+from ..engine import DataNotFoundError
+from ..engine.checkpoint_config import checkpoint_config
+from ..interop import load_weights, read_checkpoint
+from ..models.tuning.partial import complete_weights
+from ..registry import DATASETS, MODELS
+from ..visualization import (
     draw_overlay,
     save_label_maps,
     save_picture,
@@ -91,7 +92,9 @@ def init_model(
         model = MODELS.build(cfg.model)
         model.dataset_meta = _dataset_meta(content, cfg)
     model.receipt = load_weights(
-        model, content['state_dict'], source=str(checkpoint)
+        model,
+        complete_weights(model, content, source=str(checkpoint)),
+        source=str(checkpoint),
     )
     print_log(model.receipt.summary(), logger='current')
     model.cfg = cfg

@@ -133,6 +133,21 @@ def test_palette_is_colour_for_images_and_index_for_masks(tmp_path, suffix):
     np.testing.assert_array_equal(read_mask(path), index)
 
 
+@pytest.mark.parametrize('values', [(0, 255), (0, 1, 2), (0, 128, 255)])
+def test_grey_gif_keeps_its_values(tmp_path, values):
+    labels = RNG.choice(np.array(values, np.uint8), (9, 7))
+    Image.fromarray(labels).save(tmp_path / 'a.gif')
+    np.testing.assert_array_equal(read_mask(tmp_path / 'a.gif'), labels)
+
+
+def test_colour_gif_gives_indices(tmp_path):
+    index = RNG.integers(0, 3, (9, 7), dtype=np.uint8)
+    image = Image.fromarray(index, 'P')
+    image.putpalette([0, 0, 0, 255, 0, 0, 0, 255, 0])
+    image.save(tmp_path / 'a.gif', optimize=False)
+    np.testing.assert_array_equal(read_mask(tmp_path / 'a.gif'), index)
+
+
 @pytest.mark.parametrize('depth', [1, 2, 4])
 def test_png_of_few_bits_keeps_the_label_values(tmp_path, depth):
     labels = RNG.integers(0, 2**depth, (5, 16), dtype=np.uint8)

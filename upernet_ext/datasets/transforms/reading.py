@@ -52,6 +52,8 @@ def read_image(path: str | Path) -> np.ndarray:
 def read_mask(path: str | Path) -> np.ndarray:
     """Read a label file; palette images give their indices.
 
+    A GIF, which always has a palette, gives greys where the palette is grey.
+
     Args:
         path: PNG, TIFF, BMP, GIF, lossless WebP or ``.npy``.
 
@@ -139,6 +141,9 @@ def _decode_mask(data: bytes) -> np.ndarray:
         )
     with Image.open(io.BytesIO(data)) as image:
         image.load()
+        if image.format == 'GIF' and _is_grey(image):
+            # Every GIF has a palette: one of greys is how it writes grey.
+            image = image.convert('L')
         mask = np.asarray(image)
     if data.startswith(_PNG_MAGIC):
         depth, color = data[24], data[25]
@@ -151,6 +156,14 @@ def _decode_mask(data: bytes) -> np.ndarray:
             # Pillow stretches 2-bit and 4-bit grey to 0..255.
             mask = mask // (255 // (2**depth - 1))
     return mask
+
+
+def _is_grey(image: Image.Image) -> bool:
+    """Whether a palette holds greys only."""
+    if image.mode != 'P':
+        return False
+    colors = np.reshape(image.getpalette('RGB'), (-1, 3))
+    return bool((colors == colors[:, :1]).all())
 
 
 def _decode_npy(data: bytes) -> np.ndarray:

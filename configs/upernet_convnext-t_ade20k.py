@@ -19,10 +19,7 @@ model = dict(
         **_base_.normalization,
         size=_base_.crop_size,
     ),
-    backbone=dict(
-        _base_.backbone,
-        config=dict(_base_.backbone.config, drop_path_rate=0.4),
-    ),
+    backbone=dict(_base_.backbone, drop_path_rate=0.4),
     neck=_base_.neck,
     decode_head=_base_.decode_head,
     auxiliary_head=_base_.auxiliary_head,

@@ -5,6 +5,7 @@ import re
 from itertools import pairwise
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from mmengine.config import Config
@@ -17,6 +18,8 @@ from mmengine.registry import (
     TRANSFORMS,
     DefaultScope,
 )
+from mmengine.runner import FlexibleRunner
+from PIL import Image
 
 from upernet_ext.config import (
     AXIS_KEYS,
@@ -67,9 +70,9 @@ def cfg(request):
 
 def build_model(cfg):
     """Build on the meta device: sizes without numbers, in no time."""
-    # mmseg's Swin and transformers compute with numbers when they are built.
-    real = ('mmseg.SwinTransformer', 'upernet_ext.TransformersBackbone')
-    device = 'cpu' if cfg.model.backbone.type in real else 'meta'
+    # mmseg's Swin computes with numbers when it is built.
+    swin = cfg.model.backbone.type == 'mmseg.SwinTransformer'
+    device = 'cpu' if swin else 'meta'
     with torch.device(device):
         return MODELS.build(cfg.model)
 
@@ -83,11 +86,25 @@ def test_the_experiments_that_were_promised_are_there():
         'resnet101 mobilenetv2'
     )
     promised = {f'upernet_{name}_ade20k' for name in ade20k.split()}
+    deeplab = (
+        'resnet50_ade20k resnet101_ade20k convnext-t_ade20k '
+        'resnet50_cityscapes-512x1024 mobilenetv2_camvid'
+    )
+    promised |= {f'deeplabv3plus_{name}' for name in deeplab.split()}
+    promised |= {
+        f'upernet_{family}-{size}_ade20k'
+        for family in ('dinov2', 'dinov3')
+        for size in 'sbl'
+    }
+    promised |= {
+        *('upernet_dinov3-7b_ade20k', 'upernet_retfound-l_drive'),
+        *('upernet_visionfm-b_drive', 'upernet_dinov3-l-lora_ade20k'),
+    }
     assert promised <= set(EXPERIMENTS)
     datasets = {name.split('_')[2].split('-')[0] for name in EXPERIMENTS}
     assert datasets == {
         *('ade20k', 'cityscapes', 'voc12aug', 'camvid', 'nuclei'),
-        *('mni152', 'folder'),
+        *('mni152', 'folder', 'drive'),
     }
 
 
@@ -138,8 +155,13 @@ def test_the_model_and_its_optimiser_are_built(cfg):
     model = build_model(cfg)
     assert model.num_classes == cfg.num_classes
     assert len(model.levels.channels) == 4
-    strides = [s[0] for s in model.levels.strides]
-    assert strides == [4, 8, 16, 32]
+    # A ViT of another patch than 16 has its own strides.
+    patch = getattr(model.backbone, 'patch_size', (16,))[0]
+    strides = [s[0] * 16 / patch for s in model.levels.strides]
+    header = ast.get_docstring(ast.parse(Path(cfg.filename).read_text()))
+    said = re.search(r'at stride (\d+)', header)
+    coarsest = int(said[1]) if said else 32
+    assert strides == [min(s, coarsest) for s in (4, 8, 16, 32)]
     assert model.data_preprocessor.mean is not None
 
     optim = cfg.optim_wrapper.copy()
@@ -216,7 +238,9 @@ def test_pipelines_metrics_and_hooks_are_built(cfg):
     assert cfg.default_hooks.checkpoint.save_best == cfg.best_metric
     METRICS.build(cfg.val_evaluator)
     LOG_PROCESSORS.build(cfg.log_processor)
-    assert RUNNERS.get(cfg.runner_type) is Runner
+    # mmengine's strategies (FSDP) come with a runner of their own.
+    expected = FlexibleRunner if 'strategy' in cfg else Runner
+    assert RUNNERS.get(cfg.runner_type) is expected
 
 
 @pytest.mark.parametrize('loader', ['train', 'val', 'test'])
@@ -228,6 +252,32 @@ def test_the_data_that_ship_fit_their_config(loader):
         assert tuple(sample['inputs'].shape[1:]) == cfg.crop_size
     labels = sample['data_samples'].gt_sem_seg.data
     assert labels.max() == cfg.num_classes - 1
+
+
+@pytest.mark.parametrize('loader', ['train', 'val'])
+def test_drive_is_read_as_it_is_downloaded(loader, tmp_path):
+    vessel = np.zeros((584, 565), np.uint8)
+    vessel[100:300, 50:60] = 255
+    for split, number in (('training', 21), ('test', 1)):
+        for folder in ('images', '1st_manual', 'mask'):
+            (tmp_path / split / folder).mkdir(parents=True)
+        name = f'{number:02}'
+        Image.fromarray(np.stack([vessel] * 3, -1)).save(
+            tmp_path / split / 'images' / f'{name}_{split}.tif'
+        )
+        Image.fromarray(vessel).save(
+            tmp_path / split / '1st_manual' / f'{name}_manual1.gif'
+        )
+    cfg = load_config(
+        'upernet_visionfm-b_drive', overrides={'data_root': str(tmp_path)}
+    )
+    dataset = cfg[f'{loader}_dataloader'].dataset
+    if loader == 'train':  # without what is random
+        steps = dataset.pipeline
+        dataset.pipeline = [*steps[:2], steps[-1]]
+    sample = DATASETS.build(dataset)[0]
+    labels = sample['data_samples'].gt_sem_seg.data
+    assert labels.tolist() == (vessel[None] > 0).astype(int).tolist()
 
 
 # --- the numbers flow -------------------------------------------------------

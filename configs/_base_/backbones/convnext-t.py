@@ -1,16 +1,16 @@
-"""ConvNeXt-T of the transformers library.
+"""ConvNeXt-T, a norm behind each level.
 
-Weights: ImageNet-1k at 224 (Apache-2.0).
-https://huggingface.co/facebook/convnext-tiny-224
+Weights: ImageNet-1k at 224 (Apache-2.0 on this page).
+https://huggingface.co/timm/convnext_tiny.fb_in1k
 """
 
 _base_ = 'statistics.py'
 backbone = dict(
-    type='upernet_ext.TransformersBackbone',
-    model_type='convnext',
-    config=dict(depths=[3, 3, 9, 3], hidden_sizes=[96, 192, 384, 768]),
-    pretrained='https://huggingface.co/facebook/convnext-tiny-224/'
-    'resolve/main/pytorch_model.bin',
+    type='upernet_ext.ConvNeXt',
+    arch='convnext_tiny',
+    output_norm=True,
+    pretrained='https://huggingface.co/timm/convnext_tiny.fb_in1k/'
+    'resolve/main/model.safetensors',
 )
 neck = None
 normalization = _base_.imagenet

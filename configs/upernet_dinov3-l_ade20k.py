@@ -1,0 +1,44 @@
+"""UPerNet, DINOv3 ViT-L/16, ADE20K 512 x 512, 80k iterations.
+
+Run:    tools/dist_train.sh configs/upernet_dinov3-l_ade20k.py 8
+        (2 images a GPU)
+Expect: no published number for this head; learning rate, layer decay and
+        drop path are untuned, not yet run here.
+"""
+
+_base_ = [
+    '_base_/backbones/dinov3-l16_mln.py',
+    '_base_/heads/uper.py',
+    '_base_/datasets/ade20k.py',
+    '_base_/schedules/adamw_80k.py',
+    '_base_/runtime.py',
+]
+model = dict(
+    type='upernet_ext.EncoderDecoder',
+    data_preprocessor=dict(
+        type='upernet_ext.SegDataPreProcessor',
+        **_base_.normalization,
+        size=_base_.crop_size,
+    ),
+    backbone=dict(_base_.backbone, drop_path_rate=0.2),
+    neck=_base_.neck,
+    decode_head=_base_.decode_head,
+    auxiliary_head=_base_.auxiliary_head,
+    num_classes=_base_.num_classes,
+    in_channels=_base_.in_channels,
+    spatial_dims=_base_.spatial_dims,
+    test_cfg=dict(
+        mode='slide',
+        crop_size=_base_.crop_size,
+        stride=[size * 2 // 3 for size in _base_.crop_size],
+    ),
+)
+optim_wrapper = dict(
+    type='upernet_ext.AmpOptimWrapper',
+    dtype='bfloat16',
+    optimizer=dict(lr=5e-5, weight_decay=0.05),
+    paramwise_cfg=dict(layer_decay_rate=0.9),
+)
+default_hooks = dict(
+    checkpoint=dict(save_best=_base_.best_metric, rule=_base_.best_rule)
+)

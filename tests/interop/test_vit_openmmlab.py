@@ -122,6 +122,40 @@ def test_equals_mmpretrain(kind: str) -> None:
         assert (found - wanted).abs().max() <= 1e-5 * wanted.std()
 
 
+@pytest.mark.needs_torchvision
+@pytest.mark.filterwarnings('ignore::DeprecationWarning')
+@pytest.mark.parametrize('kind', ['gelu', 'swiglu'])
+@torch.no_grad()
+def test_export_fills_mmpretrain(kind: str) -> None:
+    theirs, options = _mmpretrain(kind)
+    theirs.eval()
+    ours = randomise(VisionTransformer(SMALL, **COMMON, **options))
+    theirs.load_state_dict(STYLE['mmpretrain.vit'].to_style(ours.state_dict()))
+    for found, wanted in zip(theirs(IMAGE), ours(IMAGE), strict=True):
+        assert (found - wanted).abs().max() <= 1e-5 * wanted.std()
+
+
+@torch.no_grad()
+def test_final_norm_of_mmseg() -> None:
+    """Which mmseg applies to the last level only."""
+    with warnings.catch_warnings():
+        warnings.simplefilter('ignore')
+        theirs = mmseg.models.VisionTransformer(
+            **SMALL, **COMMON, final_norm=True, norm_cfg=dict(type='LN')
+        )
+    randomise(theirs)
+    options = dict(final_norm=True, norm_eps=1e-5)
+    ours = VisionTransformer(SMALL, **COMMON, **options).eval()
+    load_backbone(ours, theirs.state_dict(), source='mmseg')
+    found, wanted = ours(IMAGE)[-1], theirs(IMAGE)[-1]
+    assert (found - wanted).abs().max() <= 1e-5 * wanted.std()
+    other = VisionTransformer(SMALL, **COMMON, **options)
+    away = STYLE['mmseg.vit'].to_style(ours.state_dict())
+    assert set(theirs.state_dict()) <= set(away)
+    load_backbone(other, away, source='back')
+    assert torch.equal(other.norm.weight, ours.norm.weight)
+
+
 def test_what_mmseg_has_no_place_for_is_refused() -> None:
     weights: dict[str, Tensor] = VisionTransformer(
         dict(SMALL, num_registers=4), **COMMON

@@ -62,7 +62,7 @@ def to_timm(state_dict: StateDict) -> dict[str, Tensor]:
     if not rope and f'{first}attn.q_bias' not in state_dict:
         return _without_class_position(state_dict)
     renamed = dict(state_dict)
-    if False:
+    if f'{first}mlp.norm.weight' in state_dict:
         renamed = split(renamed, '.attn.qkv.', _QKV)
         biases = ((r'\.attn\.([qv])_bias$', r'.attn.\1_proj.bias'),)
         renamed = substitute(renamed, biases)

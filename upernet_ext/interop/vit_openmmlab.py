@@ -52,7 +52,7 @@ _TO_MMSEG_BEIT: tuple[Rule, ...] = (
 _TO_MMPRETRAIN: tuple[Rule, ...] = (
     *_TO_COMMON,
     (r'\.ls1\.gamma$', '.attn.gamma1.weight'),
-    (r'\.ls2\.gamma$', '.ffn.gamma1.weight'),
+    (r'\.ls2\.gamma$', '.ffn.gamma2.weight'),
 )
 
 

@@ -132,11 +132,6 @@ def _entry(name: str) -> Encoder:
 ENCODERS = {name: _entry(name) for name in ARCHITECTURES}
 
 
-def squeezed_channels(channels: int) -> int:
-    """Return a sixteenth, rounded to a multiple of 8 that is not 0."""
-    return max(8, (channels // 16 + 4) // 8 * 8)
-
-
 class Block(nn.Module):
     """Two 3x3 convolutions, or 1x1, 3x3, 1x1, around a shortcut.
 
@@ -185,9 +180,7 @@ class Block(nn.Module):
         self.num_convs = len(widths)
         self.se = (
             SqueezeExcite(
-                channels,
-                squeezed_channels(channels),
-                spatial_dims=spatial_dims,
+                channels, max(8, channels // 16), spatial_dims=spatial_dims
             )
             if arch.squeeze
             else nn.Identity()

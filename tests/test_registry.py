@@ -32,7 +32,17 @@ BUILDS = {
         'Feature2Pyramid': dict(in_channels=NECK_CHANNELS),
         'UPerHead': dict(HEAD, in_channels=NECK_CHANNELS),
         'FCNHead': dict(HEAD, in_channels=8),
+        'DeepLabV3PlusHead': dict(HEAD, in_channels=[4, 8]),
         'VisionTransformer': {k: v for k, v in VIT.items() if k != 'type'},
+        'ConvNeXt': dict(depths=[1] * 4, projection_dims=[4] * 4),
+        'DenseNet': dict(block_layers=(1, 1, 1, 1), growth=4),
+        'EfficientNet': dict(arch='mobilenetv2_050', width=0.1),
+        'RegNet': dict(arch='regnetx_002', out_indices=(0, 1)),
+        'ResNet': dict(arch='resnet18', base_channels=8),
+        'ResNetV2': dict(depths=(1, 1, 1, 1), base_channels=8),
+        'Xception': dict(out_indices=(0, 1)),
+        # timm is optional: tests/models/backbones/test_timm_backbone.py.
+        'TimmBackbone': None,
         'TransformersBackbone': dict(
             model_type='convnext',
             config=dict(hidden_sizes=[4] * 4, depths=[1] * 4),
@@ -56,7 +66,11 @@ BUILDS = {
         'PhotoMetricDistortion': {},
     },
     'METRICS': {'IoUMetric': {}},
-    'HOOKS': {'SavePictures': {}, 'SaveLabelMaps': dict(out_dir='unused')},
+    'HOOKS': {
+        'SavePictures': {},
+        'SaveLabelMaps': dict(out_dir='unused'),
+        'SaveTrainable': {},
+    },
     'LOG_PROCESSORS': {'LogProcessor': {}},
     'OPTIM_WRAPPERS': {
         'AmpOptimWrapper': dict(

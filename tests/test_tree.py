@@ -23,6 +23,8 @@ ORDER = [
     'visualization',
     'engine',
     'apis',
+    'conversion',
+    'compat',
 ]
 MODELS_ORDER = [
     'losses.segmentation_loss',

@@ -1,7 +1,7 @@
 """Running a model: what mmengine lacks."""
 
 from .dataset_paths import DataNotFoundError
-from .hooks import SaveLabelMaps, SavePictures
+from .hooks import SaveLabelMaps, SavePictures, SaveTrainable
 from .log_processor import LogProcessor, peak_memory
 from .optimizers import AmpOptimWrapper, LayerDecayConstructor
 from .runner import Runner
@@ -14,5 +14,6 @@ __all__ = [
     'Runner',
     'SaveLabelMaps',
     'SavePictures',
+    'SaveTrainable',
     'peak_memory',
 ]

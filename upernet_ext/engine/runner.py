@@ -23,6 +23,7 @@ from torch.utils.data import DataLoader
 
 from ..config import ConfigError
 from ..interop import WeightsError, load_weights, read_checkpoint
+from ..models.tuning.partial import complete_weights
 from ..registry import RUNNERS
 from .dataset_paths import check_dataset_paths
 
@@ -37,7 +38,9 @@ class Runner(mmengine.runner.Runner):
       from them, and every name must match. What was loaded is logged; the
       receipt of the weights that a training began with (of a checkpoint, or
       the model's own ``receipt`` of its pretrained backbone) goes into its
-      checkpoints as ``meta['receipt']``.
+      checkpoints as ``meta['receipt']``. A checkpoint of the trained part
+      alone (``SaveTrainable``) is completed from the backbone's
+      ``pretrained``, which must be what it was trained beside.
     * ``device`` in the config is ``'cpu'``, ``'cuda'`` or ``None`` (what the
       machine has). Several CPU processes talk over gloo.
     * A missing data folder is named before a dataset is built.
@@ -130,10 +133,12 @@ class Runner(mmengine.runner.Runner):
         )
         if not will_load:
             super()._init_model_weights()
-            receipt = getattr(self._bare_model(), 'receipt', None)
+            receipt = getattr(self.bare_model, 'receipt', None)
             self.receipt = receipt and receipt.to_dict()
 
-    def _bare_model(self) -> nn.Module:
+    @property
+    def bare_model(self) -> nn.Module:
+        """The model without its parallel wrapper."""
         wrapped = is_model_wrapper(self.model)
         return self.model.module if wrapped else self.model
 
@@ -194,8 +199,11 @@ class Runner(mmengine.runner.Runner):
                 re.sub(pattern, replacement, name): value
                 for name, value in checkpoint['state_dict'].items()
             }
+        model, source = self.bare_model, str(filename)
         receipt = load_weights(
-            self._bare_model(), checkpoint['state_dict'], source=str(filename)
+            model,
+            complete_weights(model, checkpoint, source=source),
+            source=source,
         )
         self.logger.info(receipt.summary())
         # A resumed run keeps the receipt of the weights that it began with.

@@ -19,6 +19,7 @@ from ...layers.rank import (
 from ...structures import IGNORE_INDEX
 from ..backbones import accepts, type_of
 from ..losses import SegmentationLoss, targets_and_mask
+from .progressive_upsampler import ProgressiveUpsampler
 
 
 def scores_to_labels(
@@ -67,6 +68,8 @@ class DecodeHead(BaseDecodeHead):
         multi_label: Independent classes by sigmoid: a pixel may have several.
         threshold: Probability above which a sigmoid class is there.
         dropout_ratio: Of whole channels, before the classifier.
+        upsampler: Arguments of a ``ProgressiveUpsampler`` between the fused
+            features and the classifier; ``None`` for none.
         norm_cfg: mmcv's norm config; fits any rank.
         act_cfg: mmcv's activation config.
         in_index: The level or levels to take.
@@ -90,6 +93,7 @@ class DecodeHead(BaseDecodeHead):
         multi_label: bool = False,
         threshold: float = 0.5,
         dropout_ratio: float = 0.1,
+        upsampler: Mapping | None = None,
         norm_cfg: Mapping | None = None,
         act_cfg: Mapping | None = None,
         in_index: int | Sequence[int] = -1,
@@ -126,6 +130,16 @@ class DecodeHead(BaseDecodeHead):
         )
         if dropout_ratio > 0:
             self.dropout = channel_dropout(spatial_dims, dropout_ratio)
+        self.upsampler = (
+            None
+            if upsampler is None
+            else ProgressiveUpsampler(
+                channels,
+                spatial_dims=spatial_dims,
+                align_corners=align_corners,
+                **upsampler,
+            )
+        )
 
     def _loss_cfg(
         self, loss_decode: Mapping | Sequence[Mapping] | None
@@ -164,6 +178,12 @@ class DecodeHead(BaseDecodeHead):
             act=self.act_cfg,
             **kwargs,
         )
+
+    def cls_seg(self, feat: Tensor) -> Tensor:
+        """Classify fused features ``(N, channels, *S)``."""
+        if self.upsampler is not None:
+            feat = self.upsampler(feat)
+        return super().cls_seg(feat)
 
     def _transform_inputs(
         self, inputs: Sequence[Tensor]

@@ -1,12 +1,13 @@
 """Backbone, neck and heads, put together so that their numbers agree."""
 
+import inspect
 import logging
 from collections.abc import Iterator, Mapping, Sequence
 
 import torch
 from mmengine.config import ConfigDict
 from mmengine.dist import all_reduce, get_world_size
-from mmengine.logging import print_log
+from mmengine.logging import MMLogger, print_log
 from mmseg.models import BaseSegmentor
 from mmseg.models import EncoderDecoder as MMSegEncoderDecoder
 from mmseg.structures import SegDataSample
@@ -25,6 +26,7 @@ from ...registry import MODELS
 from ...structures import GridData
 from ..backbones import (
     Levels,
+    as_maps,
     backbone_levels,
     build_backbone,
     fill,
@@ -32,7 +34,10 @@ from ..backbones import (
     type_of,
 )
 from ..decode_heads import DecodeHead, scores_to_labels
+from ..tuning import reset_lora
+from .saved_model import SavedModel
 from .sliding_window import batched, window_slices
+from .tuned_model import TunedModel
 from .views import View, views
 
 TEST_DEFAULTS = dict(
@@ -43,10 +48,15 @@ TEST_DEFAULTS = dict(
     keep_logits=False,
     tta=None,
 )
+_ACTIVATIONS = {
+    None: lambda logits: logits,
+    'sigmoid': torch.sigmoid,
+    'softmax': lambda logits: logits.softmax(1),
+}
 
 
 @MODELS.register_module()
-class EncoderDecoder(MMSegEncoderDecoder):
+class EncoderDecoder(TunedModel, SavedModel, MMSegEncoderDecoder):
     """mmsegmentation's ``EncoderDecoder`` for every backbone and rank.
 
     The backbone is built first and asked (or measured) for its channels and
@@ -54,7 +64,8 @@ class EncoderDecoder(MMSegEncoderDecoder):
     into their configs. Whatever a config states itself must agree.
 
     Args:
-        backbone: Config of any library's backbone, with ``pretrained``.
+        backbone: Config of any library's backbone, with ``pretrained``; or a
+            built one.
         decode_head: Config of the head; ``upernet_ext.UPerHead``.
         neck: Config of the neck, for backbones whose maps are no pyramid.
         auxiliary_head: Config of a head, or of several, for training only.
@@ -62,6 +73,14 @@ class EncoderDecoder(MMSegEncoderDecoder):
         spatial_dims: 2 or 3.
         in_channels: Channels of the image.
         multi_label: Independent classes: a pixel may have several.
+        classifier_activation: ``'sigmoid'`` or ``'softmax'`` of what
+            ``model(inputs)`` returns; ``None`` for logits. Losses and
+            predictions are not touched.
+        tuning: What of the backbone is trained; by default all of it.
+            ``dict(type='lora', targets=['qkv'], rank=8, alpha=16.0,
+            dropout=0.05)``: low-rank adapters beside frozen weights.
+            ``dict(type='freeze', what=...)``: ``'all'`` is frozen,
+            ``'all_but_norms'``, or the first ``k`` blocks.
         channels_last: Keep maps in memory pixel by pixel; same numbers,
             faster for CNNs in low precision and on the CPU.
         data_preprocessor: Config; ``upernet_ext.SegDataPreProcessor``.
@@ -86,7 +105,7 @@ class EncoderDecoder(MMSegEncoderDecoder):
 
     def __init__(
         self,
-        backbone: Mapping,
+        backbone: Mapping | nn.Module,
         decode_head: Mapping,
         *,
         neck: Mapping | None = None,
@@ -95,6 +114,8 @@ class EncoderDecoder(MMSegEncoderDecoder):
         spatial_dims: int = 2,
         in_channels: int = 3,
         multi_label: bool = False,
+        classifier_activation: str | None = None,
+        tuning: Mapping | None = None,
         channels_last: bool = False,
         data_preprocessor: Mapping | None = None,
         train_cfg: Mapping | None = None,
@@ -108,6 +129,12 @@ class EncoderDecoder(MMSegEncoderDecoder):
             or dict(type='upernet_ext.SegDataPreProcessor'),
             init_cfg=init_cfg,
         )
+        if classifier_activation not in _ACTIVATIONS:
+            raise ValueError(
+                f'classifier_activation must be one of {list(_ACTIVATIONS)}, '
+                f'got {classifier_activation!r}'
+            )
+        self.classifier_activation = classifier_activation
         self.spatial_dims = check_spatial_dims(spatial_dims)
         self.train_cfg = train_cfg
         self.test_cfg = self._test_cfg(test_cfg)
@@ -117,7 +144,14 @@ class EncoderDecoder(MMSegEncoderDecoder):
         levels = backbone_levels(
             self.backbone, in_channels=in_channels, spatial_dims=spatial_dims
         )
-        source = f'the backbone {backbone["type"]}'
+        self._backbone_was_built = isinstance(backbone, nn.Module)
+        if self._backbone_was_built:
+            kind = type(backbone).__name__
+            # mmengine's word for weights that init_weights leaves alone.
+            backbone.is_init = True
+        else:
+            kind = backbone['type']
+        source = f'the backbone {kind}'
         if neck is not None:
             self.neck = self._build_neck(neck, levels, source)
             levels = neck_levels(self.neck, levels)
@@ -148,6 +182,8 @@ class EncoderDecoder(MMSegEncoderDecoder):
         revert_sync_batch_norm(self)
         self.memory_format = memory_format(spatial_dims, channels_last)
         self.to(memory_format=self.memory_format)
+        if tuning is not None:
+            self.tune(tuning)
 
     @staticmethod
     def _test_cfg(test_cfg: Mapping | None) -> ConfigDict:
@@ -190,9 +226,12 @@ class EncoderDecoder(MMSegEncoderDecoder):
         cls = type_of(cfg)
         channels = list(self.levels.channels)
         index = cfg.get('in_index')
-        if index is None and getattr(cls, 'multi_level', False):
-            index = list(range(len(channels)))
-        if index is None:
+        if index is None and hasattr(cls, 'select_levels'):
+            names = inspect.signature(cls.select_levels).parameters
+            options = {k: v for k, v in cfg.items() if k in names}
+            cfg = {k: v for k, v in cfg.items() if k not in names}
+            index = cls.select_levels(self.levels.strides, **options)
+        elif index is None:
             index = -1
         wanted = [index] if isinstance(index, int) else index
         if any(not -len(channels) <= i < len(channels) for i in wanted):
@@ -216,6 +255,7 @@ class EncoderDecoder(MMSegEncoderDecoder):
                 taken[0] if isinstance(index, int) else taken,
                 source,
             ),
+            in_index=(index, source),
             **numbers,
         )
 
@@ -227,10 +267,20 @@ class EncoderDecoder(MMSegEncoderDecoder):
         Says loudly when the backbone starts from random weights.
         """
         super().init_weights()
+        reset_lora(self.backbone)
         self.load_pretrained()
+
+    def _dump_init_info(self) -> None:
+        # mmengine's line a parameter belongs into the log file of a run;
+        # without one it would fill the terminal.
+        handlers = MMLogger.get_current_instance().handlers
+        if any(isinstance(h, logging.FileHandler) for h in handlers):
+            super()._dump_init_info()
 
     def load_pretrained(self) -> Receipt | None:
         """Load the backbone's published weights, all of them or none."""
+        if self._backbone_was_built:
+            return None
         if self.pretrained is None:
             print_log(
                 'The backbone starts from RANDOM weights: model.backbone has '
@@ -295,11 +345,30 @@ class EncoderDecoder(MMSegEncoderDecoder):
 
     def extract_feat(self, inputs: Tensor) -> Sequence[Tensor]:
         """Run backbone and neck: ``(N, C, *S)`` -> one map a level."""
-        return super().extract_feat(
-            inputs.contiguous(memory_format=self.memory_format)
-        )
+        inputs = inputs.contiguous(memory_format=self.memory_format)
+        features = as_maps(self.backbone(inputs))
+        return self.neck(features) if self.with_neck else features
+
+    @property
+    def encoder(self) -> nn.Module:
+        """The backbone, by its other name."""
+        return self.backbone
 
     # Inference -------------------------------------------------------------
+
+    def _forward(
+        self,
+        inputs: Tensor,
+        data_samples: Sequence[SegDataSample] | None = None,
+    ) -> Tensor:
+        """Compute what ``model(inputs)`` returns.
+
+        Returns:
+            ``(N, K, *S)``, always at the input's size: logits, or what
+            ``classifier_activation`` makes of them.
+        """
+        logits = self.encode_decode(inputs)
+        return _ACTIVATIONS[self.classifier_activation](logits)
 
     def encode_decode(
         self, inputs: Tensor, batch_img_metas: Sequence[dict] | None = None

@@ -268,3 +268,27 @@ def test_label_maps_of_every_kind(
             assert written.mode == mode
             np.testing.assert_array_equal(np.asarray(written), plane)
     assert expected.max() <= max(num_classes - 1, 1)
+
+
+@pytest.mark.parametrize(
+    'key',
+    [
+        'model.decode_head.norm_cfg',
+        'test_dataloader.dataset.pipeline.0',
+    ],
+)
+def test_a_checkpoint_builds_nothing_but_what_is_registered(key, tmp_path):
+    trace = tmp_path / 'it-ran'
+    cfg = make_config()
+    path = save(tmp_path / 'model.pth', cfg)
+    cfg.merge_from_dict(
+        {key: dict(_delete_=True, type='os.makedirs', name=str(trace))}
+    )
+    content = torch.load(path, weights_only=True)
+    content['meta'] = dict(
+        cfg=cfg.pretty_text, dataset_meta=dict(classes=CLASSES)
+    )
+    torch.save(content, path)
+    with pytest.raises(WeightsError, match=r"type='os.makedirs' is no "):
+        init_model(path, device='cpu')
+    assert not trace.exists()

@@ -33,9 +33,10 @@ from ..datasets.pipeline import run_pipeline
 from ..datasets.transforms.reading import IMAGE_SUFFIXES, read_image
 from ..engine import DataNotFoundError
 from ..engine.checkpoint_config import checkpoint_config
-from ..interop import load_weights, read_checkpoint
+from ..interop import load_segmentor, read_checkpoint
+from ..models.segmentors.saved_model import check_types
 from ..models.tuning.partial import complete_weights
-from ..registry import DATASETS, MODELS
+from ..registry import DATASETS, MODELS, TRANSFORMS
 from ..visualization import (
     draw_overlay,
     save_label_maps,
@@ -76,6 +77,7 @@ def init_model(
     if checkpoint is None and not str(source).endswith('.py'):
         content = read_checkpoint(checkpoint := source)
         cfg = checkpoint_config(content, str(source))
+        _check_stored(cfg, str(source))
         cfg.merge_from_dict(dict(cfg_options or {}))
     elif checkpoint is None:
         raise ConfigError(
@@ -91,7 +93,7 @@ def init_model(
     with DefaultScope.overwrite_default_scope(_scope(cfg)):
         model = MODELS.build(cfg.model)
         model.dataset_meta = _dataset_meta(content, cfg)
-    model.receipt = load_weights(
+    model.receipt = load_segmentor(
         model,
         complete_weights(model, content, source=str(checkpoint)),
         source=str(checkpoint),
@@ -181,6 +183,18 @@ def predict_files(
     if failed:
         raise ValueError(f'{done} predicted, {failed} failed; see above')
     print_log(f'{done} predicted; see {out_dir}', 'current')
+
+
+def _check_stored(cfg: Config, source: str) -> None:
+    """Refuse what a checkpoint's own config would have built, and run."""
+    with DefaultScope.overwrite_default_scope(_scope(cfg)):
+        check_types(cfg.model, source=source)
+        check_types(
+            _test_dataset(cfg).get('pipeline', []),
+            source=source,
+            name='pipeline',
+            registry=TRANSFORMS,
+        )
 
 
 def _scope(cfg: Config) -> str:

@@ -22,7 +22,7 @@ from torch import nn
 from torch.utils.data import DataLoader
 
 from ..config import ConfigError
-from ..interop import WeightsError, load_weights, read_checkpoint
+from ..interop import WeightsError, load_segmentor, read_checkpoint
 from ..models.tuning.partial import complete_weights
 from ..registry import RUNNERS
 from .dataset_paths import check_dataset_paths
@@ -178,7 +178,7 @@ class Runner(mmengine.runner.Runner):
             The checkpoint.
 
         Raises:
-            WeightsError: See ``interop.load_weights``; or the run resumes
+            WeightsError: See ``interop.load_segmentor``; or the run resumes
                 and the file holds weights only.
             ValueError: ``strict=False``.
         """
@@ -200,7 +200,7 @@ class Runner(mmengine.runner.Runner):
                 for name, value in checkpoint['state_dict'].items()
             }
         model, source = self.bare_model, str(filename)
-        receipt = load_weights(
+        receipt = load_segmentor(
             model,
             complete_weights(model, checkpoint, source=source),
             source=source,

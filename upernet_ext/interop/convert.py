@@ -26,14 +26,16 @@ def load_segmentor(
     Whose names the file has is found out part by part.
 
     Args:
-        model: Ours, with ``backbone`` and heads.
+        model: Ours, with ``backbone`` and heads; any other model takes its
+            own names only.
         state_dict: Of the whole model.
         source: Where it comes from, for messages.
 
     Raises:
         WeightsError: It does not fit; see ``load_weights``.
     """
-    if set(wanted_names(model, state_dict)) <= set(state_dict):
+    complete = set(wanted_names(model, state_dict)) <= set(state_dict)
+    if complete or not hasattr(model, 'backbone'):
         return load_weights(model, state_dict, source=source)
     names, renamed, styles = {}, {}, {}
     changes: list[Change] = []

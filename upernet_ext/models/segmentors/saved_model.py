@@ -17,7 +17,6 @@ from mmengine.registry import (
     Registry,
 )
 from safetensors.torch import save_file
-from torch import nn
 
 from ...interop import Receipt, WeightsError, load_weights, read_checkpoint
 from ...registry import MODELS
@@ -26,6 +25,9 @@ from ..backbones import type_of
 CONFIG_FILE, WEIGHTS_FILE = 'config.json', 'model.safetensors'
 # Whoever else is named in a stored config is not imported.
 _SCOPES = ('upernet_ext', 'mmengine', 'mmcv', 'mmseg', 'mmpretrain')
+# What a model's config names beside modules: how weights start, and samplers.
+_WITHIN = {MODELS.name: (WEIGHT_INITIALIZERS, TASK_UTILS)}
+_KINDS = {MODELS.name: 'part of a model'}
 _TYPE = re.compile(rf'(({"|".join(_SCOPES)})\.)?[A-Za-z_]\w*')
 
 
@@ -181,8 +183,14 @@ def _plain(value: Any, name: str) -> Any:
     )
 
 
-def check_types(config: Any, *, source: str, name: str = 'model') -> None:
-    """Refuse a stored config that builds anything but parts of a model.
+def check_types(
+    config: Any,
+    *,
+    source: str,
+    name: str = 'model',
+    registry: Registry = MODELS,
+) -> None:
+    """Refuse a stored config that builds what no registry knows.
 
     A registry imports and calls whatever a ``type`` spells, from any module.
 
@@ -190,36 +198,41 @@ def check_types(config: Any, *, source: str, name: str = 'model') -> None:
         config: Read from a file.
         source: The file, for messages.
         name: Of this part of the config, for messages.
+        registry: That builds it.
 
     Raises:
         WeightsError: Some ``type`` is no registered module.
     """
     if isinstance(config, Mapping):
-        if 'type' in config and not _is_part(config['type']):
+        if 'type' in config and not _is_part(config['type'], registry):
             raise WeightsError(
-                f'{source}: {name}.type={config["type"]!r} is no part of a '
-                f'model that {", ".join(_SCOPES)} register, and is not built, '
-                'because that could run code; check where the file is from'
+                f'{source}: {name}.type={config["type"]!r} is no '
+                f'{_KINDS.get(registry.name, registry.name)} that '
+                f'{", ".join(_SCOPES)} register, and is not built, because '
+                'that could run code; check where the file is from'
             )
         for key, value in config.items():
             # A type of tuning names a function, not what a registry builds.
             if (name, key) != ('model', 'tuning'):
-                check_types(value, source=source, name=f'{name}.{key}')
+                check_types(
+                    value,
+                    source=source,
+                    name=f'{name}.{key}',
+                    registry=registry,
+                )
     elif isinstance(config, list | tuple):
         for i, value in enumerate(config):
-            check_types(value, source=source, name=f'{name}[{i}]')
+            check_types(
+                value, source=source, name=f'{name}[{i}]', registry=registry
+            )
 
 
-def _is_part(kind: object) -> bool:
+def _is_part(kind: object, registry: Registry) -> bool:
     if not isinstance(kind, str) or not _TYPE.fullmatch(kind):
         return False
-    # How weights start, and samplers of pixels, have registries of their own.
-    others = (WEIGHT_INITIALIZERS, TASK_UTILS)
-    if any(_registered(kind, registry) for registry in others):
-        return True
     if '.' in kind:
-        found = type_of(dict(type=kind))
-    else:
-        # A registry would import a module of this name.
-        found = _registered(kind, MODELS.parent)
-    return inspect.isclass(found) and issubclass(found, nn.Module)
+        # Imports what registers it. Of a name without scope a registry would
+        # import a module.
+        type_of(dict(type=kind)) if registry is MODELS else registry.get(kind)
+    registries = (registry.parent, *_WITHIN.get(registry.name, ()))
+    return any(_registered(kind, root) is not None for root in registries)

@@ -99,6 +99,7 @@ def test_the_experiments_that_were_promised_are_there():
     promised |= {
         *('upernet_dinov3-7b_ade20k', 'upernet_retfound-l_drive'),
         *('upernet_visionfm-b_drive', 'upernet_dinov3-l-lora_ade20k'),
+        *('upernet_dinov2-b-lora_camvid', 'upernet_vit-t-lora_nuclei'),
     }
     assert promised <= set(EXPERIMENTS)
     datasets = {name.split('_')[2].split('-')[0] for name in EXPERIMENTS}

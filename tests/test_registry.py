@@ -52,6 +52,10 @@ BUILDS = {
             backbone=dict(VIT, type='upernet_ext.VisionTransformer'),
             decode_head=dict(HEAD, type='upernet_ext.UPerHead'),
         ),
+        'ViTUPerNet': dict(
+            backbone=dict(VIT, type='upernet_ext.VisionTransformer'),
+            decode_head=dict(HEAD, type='upernet_ext.UPerHead', upsampler={}),
+        ),
     },
     'DATASETS': {
         'FolderDataset': dict(
@@ -111,7 +115,10 @@ def test_every_registered_type_is_built(name: str) -> None:
 
 @pytest.mark.parametrize(
     'package',
-    ['models', 'datasets', 'datasets.transforms', 'evaluation', 'engine'],
+    [
+        *('models', 'datasets', 'datasets.transforms', 'evaluation'),
+        *('engine', 'compat'),
+    ],
 )
 def test_exports_exist(package: str) -> None:
     module = importlib.import_module(f'upernet_ext.{package}')

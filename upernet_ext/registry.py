@@ -1,7 +1,7 @@
 """The registries of scope ``upernet_ext``, children of mmengine's roots.
 
 A type written ``upernet_ext.X`` is found from any default scope: mmengine
-imports this module, and each registry imports its location, on first use.
+imports this module, and each registry imports its locations, on first use.
 """
 
 from mmengine import registry as root
@@ -10,16 +10,16 @@ from mmengine.registry import Registry
 SCOPE = 'upernet_ext'
 
 
-def _child(name: str, parent: Registry, location: str) -> Registry:
+def _child(name: str, parent: Registry, *locations: str) -> Registry:
     return Registry(
         name,
         parent=parent,
         scope=SCOPE,
-        locations=[f'upernet_ext.{location}'],
+        locations=[f'upernet_ext.{location}' for location in locations],
     )
 
 
-MODELS = _child('model', root.MODELS, 'models')
+MODELS = _child('model', root.MODELS, 'models', 'compat')
 DATASETS = _child('dataset', root.DATASETS, 'datasets')
 TRANSFORMS = _child('transform', root.TRANSFORMS, 'datasets.transforms')
 METRICS = _child('metric', root.METRICS, 'evaluation')

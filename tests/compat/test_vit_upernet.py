@@ -11,7 +11,7 @@ from upernet_ext.compat.vit_upernet import (
     create_segmentation_model,
 )
 from upernet_ext.interop import WeightsError
-from upernet_ext.models import VisionTransformer
+from upernet_ext.models import EncoderDecoder, VisionTransformer
 
 SMALL = dict(num_classes=4, hidden_size=8)
 
@@ -84,6 +84,17 @@ def test_a_dinov2_gives_logits_of_the_image_with_and_without_lora(log):
     assert layer.lora_A.default.weight.shape == (2, 768)
     with pytest.raises(ValueError, match='has adapters'):
         model.enable_lora()
+
+
+def test_a_saved_model_comes_back_as_it_is(tmp_path):
+    model = create_segmentation_model('visionfm', 'base', **SMALL).eval()
+    model.save_pretrained(tmp_path)
+    again = EncoderDecoder.from_pretrained(tmp_path)
+    assert type(again) is type(model)
+    assert again.has_lora
+    torch.testing.assert_close(
+        again.state_dict(), model.state_dict(), rtol=0, atol=0
+    )
 
 
 def test_the_flow_is_that_of_the_trainers_model():

@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from upernet_ext.apis import init_model, predict
+from upernet_ext.conversion import convert
 from upernet_ext.interop import WeightsError, read_checkpoint
 
 pytestmark = pytest.mark.slow
@@ -75,6 +76,21 @@ def test_receipt_adapter_file_and_merged_model_agree(adapted, monkeypatch):
     assert list(plain.state_dict()) == list(base)
     moved = plain.state_dict()['backbone.blocks.3.attn.qkv.weight']
     assert not torch.equal(moved, base['backbone.blocks.3.attn.qkv.weight'])
+
+
+@pytest.mark.parametrize('to', ['upernet_ext', 'timm'])
+def test_an_adapter_file_converts_with_its_base(to, adapted, monkeypatch):
+    monkeypatch.chdir(adapted.folder)
+    path = adapted.folder / 'work_dirs/lora/iter_5.pth'
+    target = f'{to}.safetensors' if to == 'timm' else to
+    convert(path, target, to=to)
+    model = init_model(path, device='cpu')
+    if to == 'timm':
+        model.merge_lora()
+        model = model.backbone
+    written = read_checkpoint(target)['state_dict']
+    for name, value in model.state_dict().items():
+        assert torch.equal(written[name], value), name
 
 
 def test_the_numbers_of_the_file_are_those_of_the_run(adapted):

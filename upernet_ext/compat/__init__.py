@@ -1,5 +1,5 @@
 """Entry points under the names that other projects call."""
 
-from .vit_upernet import create_segmentation_model
+from .vit_upernet import ViTUPerNet, create_segmentation_model
 
-__all__ = ['create_segmentation_model']
+__all__ = ['ViTUPerNet', 'create_segmentation_model']

@@ -20,6 +20,7 @@ from torch import nn
 from ..models import EncoderDecoder
 from ..models.backbones.vit_presets import ARCHITECTURES
 from ..models.tuning import adapted_layers, count_parameters, parameter_table
+from ..registry import MODELS
 
 # Backbone -> size -> preset. RETFound is published as a large and VisionFM as
 # a base ViT only; the other size is the same network without weights.
@@ -36,6 +37,7 @@ _OTHER_SIZES = dict(
 )
 
 
+@MODELS.register_module()
 class ViTUPerNet(EncoderDecoder):
     """An ``EncoderDecoder`` with the methods that such trainers call.
 

@@ -16,6 +16,7 @@ from torch import Tensor
 from ..config import ConfigError
 from ..interop import WeightsError, read_checkpoint
 from ..models import EncoderDecoder
+from ..models.tuning import adapted_layers
 from .comparison import Comparison, Peer, compare
 from .sources import Source, our_peer, read_source
 from .to_mmseg import (
@@ -40,6 +41,8 @@ def convert(
     config: str | os.PathLike | None = None,
 ) -> Comparison | None:
     """Convert a segmentor or a backbone, and check the numbers.
+
+    Low-rank adapters are merged for other libraries, and kept for ours.
 
     Args:
         source: See ``read_source``.
@@ -67,6 +70,8 @@ def convert(
     print_log(read.receipt.summary(), logger='current')
     destination = Path(destination)
     destination.parent.mkdir(parents=True, exist_ok=True)
+    if to != 'upernet_ext' and any(adapted_layers(read.model)):
+        read.model.merge_lora()
     if to == 'timm' and hasattr(read.model, 'backbone'):
         backbone = read.model.backbone
         read = replace(

@@ -19,6 +19,7 @@ from ..models import EncoderDecoder
 from ..models.backbones import build_backbone
 from ..models.backbones.encoders import ENCODERS, find_encoder
 from ..models.segmentors.saved_model import check_types
+from ..models.tuning.partial import complete_weights
 from ..registry import MODELS
 from .comparison import Peer
 from .to_mmseg import build_mmseg, from_mmseg_config
@@ -120,14 +121,14 @@ def _segmentor(
 def _configured(
     cfg: Config, checkpoint: Mapping[str, Any], source: str | os.PathLike
 ) -> Source:
-    state_dict = checkpoint['state_dict']
     name = os.fspath(source)
+    ours = str(cfg.model.type).startswith('upernet_ext.')
+    model = build(cfg.model if ours else from_mmseg_config(cfg.model))
+    state_dict = complete_weights(model, checkpoint, source=name)
     peer = None
     theirs = _mmseg_config_in(cfg, checkpoint, name)
     if theirs is not None:
         peer = build_mmseg(_with_scope(theirs), state_dict)
-    ours = str(cfg.model.type).startswith('upernet_ext.')
-    model = build(cfg.model if ours else from_mmseg_config(cfg.model))
     dataset_meta = checkpoint.get('meta', {}).get('dataset_meta')
     if dataset_meta is not None:
         model.dataset_meta = dataset_meta

@@ -26,7 +26,10 @@ __all__ = [
 
 
 def load_config(
-    path: str | Path, *, overrides: Mapping[str, Any] | None = None
+    path: str | Path,
+    *,
+    overrides: Mapping[str, Any] | None = None,
+    variables: Mapping[str, Any] | None = None,
 ) -> Config:
     """Read a config, apply overrides, and check that all of it acts.
 
@@ -44,6 +47,9 @@ def load_config(
             ``config_folder()``, with or without ``.py``.
         overrides: ``{'model.backbone.drop_path_rate': 0.2}``, as
             ``--cfg-options`` gives them.
+        variables: Values that take the place of what the files set, in each
+            of them, such as ``{'num_classes': 3}``: what is known of the data
+            when a run starts. Names that no file sets are left out.
 
     Returns:
         The config, for ``Runner.from_cfg``. Its ``filename`` is the file.
@@ -60,7 +66,7 @@ def load_config(
     for source in sources.values():
         check_names(source, sources)
     overrides = overrides or {}
-    cfg = carry(path, sources, overrides)
+    cfg = carry(path, sources, overrides, variables or {})
     merge(cfg, overrides)
     check_schedule(cfg)
     check_classes(cfg)

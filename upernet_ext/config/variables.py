@@ -79,11 +79,15 @@ def _acting(cfg: Config) -> dict:
 
 
 def carry(
-    path: Path, sources: Mapping[Path, Source], overrides: Mapping[str, Any]
+    path: Path,
+    sources: Mapping[Path, Source],
+    overrides: Mapping[str, Any],
+    variables: Mapping[str, Any],
 ) -> Config:
     """Run a config with the variables that were set again, file by file.
 
-    A child's value goes to its ancestors, an override's to all files.
+    A child's value goes to its ancestors, one of ``variables`` or of an
+    override to all files; the last has the last word.
     """
     values: dict[Path, dict[str, Any]] = {p: {} for p in sources}
 
@@ -114,6 +118,10 @@ def carry(
             value = plain(execute(source.path, sources, values)[name])
             files = [p for p in sources if p in source.ancestors]
             set_again(files, name, value, str(source.path))
+    for file, source in sources.items():
+        for name in source.assigned & set(variables):
+            values[file][name] = variables[name]
+    cfg = execute(path, sources, values)
     _check_overrides(cfg, overrides)
     for name in sorted({key.split('.')[0] for key in overrides}):
         if name not in RUNNER_KEYS:

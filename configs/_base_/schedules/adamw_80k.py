@@ -2,6 +2,7 @@
 
 _base_ = 'adamw.py'
 max_iters = 80000
+val_interval = max(max_iters // 10, 1)
 warm_up_iters = min(_base_.longest_warm_up, max_iters // 10)
 param_scheduler = [dict(_base_.decay, begin=warm_up_iters, end=max_iters)]
 if warm_up_iters > 1:
@@ -9,5 +10,5 @@ if warm_up_iters > 1:
 train_cfg = dict(
     type='IterBasedTrainLoop',
     max_iters=max_iters,
-    val_interval=max(max_iters // 10, 1),
+    val_interval=val_interval,
 )

@@ -384,7 +384,7 @@ def test_the_last_file_and_then_the_override_win(write):
     assert cfg.param_scheduler[-1].end == cfg.train_cfg.max_iters == 40
 
 
-def test_what_is_known_of_the_data_takes_every_place(write):
+def test_what_is_known_of_the_data_takes_the_bases_places(write):
     path = write(new=child('max_iters = 20'))
     known = dict(
         in_channels=1, spatial_dims=3, crop_size=(8, 8, 8), max_iters=30
@@ -394,7 +394,7 @@ def test_what_is_known_of_the_data_takes_every_place(write):
     assert cfg.model.spatial_dims == 3
     transform = cfg.train_dataloader.dataset.pipeline[0]
     assert tuple(transform.crop_size) == (8, 8, 8)
-    assert cfg.train_cfg.max_iters == 30
+    assert cfg.train_cfg.max_iters == 20
     assert 'of_no_file' not in cfg
     cfg = load_config(path, overrides={'max_iters': 40}, variables=known)
     assert cfg.train_cfg.max_iters == 40

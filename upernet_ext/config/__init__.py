@@ -47,9 +47,10 @@ def load_config(
             ``config_folder()``, with or without ``.py``.
         overrides: ``{'model.backbone.drop_path_rate': 0.2}``, as
             ``--cfg-options`` gives them.
-        variables: Values that take the place of what the files set, in each
-            of them, such as ``{'num_classes': 3}``: what is known of the data
-            when a run starts. Names that no file sets are left out.
+        variables: Values that take the place of what the bases set, such as
+            ``{'num_classes': 3}``: what is known of the data when a run
+            starts. A file that sets a base's name again wins; names that no
+            file sets are left out.
 
     Returns:
         The config, for ``Runner.from_cfg``. Its ``filename`` is the file.

@@ -86,8 +86,8 @@ def carry(
 ) -> Config:
     """Run a config with the variables that were set again, file by file.
 
-    A child's value goes to its ancestors, one of ``variables`` or of an
-    override to all files; the last has the last word.
+    One of ``variables`` takes the place of the first that a file sets, a
+    child's value goes to its ancestors, an override's to all files.
     """
     values: dict[Path, dict[str, Any]] = {p: {} for p in sources}
 
@@ -110,6 +110,10 @@ def carry(
                 + (f'; set {" and ".join(places)}' if places else '')
             )
 
+    for file, source in sources.items():
+        inherited = {n for p in source.ancestors for n in sources[p].assigned}
+        for name in (source.assigned - inherited) & set(variables):
+            values[file][name] = variables[name]
     cfg = execute(path, sources, values)
     for source in sources.values():
         inherited = {n for p in source.ancestors for n in sources[p].assigned}
@@ -118,10 +122,6 @@ def carry(
             value = plain(execute(source.path, sources, values)[name])
             files = [p for p in sources if p in source.ancestors]
             set_again(files, name, value, str(source.path))
-    for file, source in sources.items():
-        for name in source.assigned & set(variables):
-            values[file][name] = variables[name]
-    cfg = execute(path, sources, values)
     _check_overrides(cfg, overrides)
     for name in sorted({key.split('.')[0] for key in overrides}):
         if name not in RUNNER_KEYS:

@@ -1,5 +1,6 @@
 """What every test shares: seeds, few threads, and a torchvision to import."""
 
+import json
 import os
 import sys
 from importlib.util import find_spec
@@ -8,9 +9,12 @@ from pathlib import Path
 os.environ.setdefault('HF_HUB_OFFLINE', '1')
 os.environ.setdefault('KERAS_BACKEND', 'torch')
 
+import nibabel
+import numpy as np
 import pytest
 import torch
 from mmengine.registry import DefaultScope
+from scipy import ndimage
 
 # timm and mmpretrain import torchvision, which has no build for the CPU torch
 # of these tests. `make test` puts the CUDA build, without its dependencies,
@@ -61,3 +65,36 @@ def _no_default_scope(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(
         DefaultScope, '_instance_dict', type(DefaultScope._instance_dict)()
     )
+
+
+@pytest.fixture
+def blobs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """nnU-Net's Dataset007: ten oblique cases of two blobs, two channels."""
+    for kind in ('raw', 'preprocessed', 'results'):
+        monkeypatch.setenv(f'nnUNet_{kind}', str(tmp_path / kind))
+    root = tmp_path / 'raw' / 'Dataset007_Blobs'
+    affine = np.array(
+        [[0, -1.2, 0, 7], [0.9, 0, 0, 8], [0, 0, 1.5, -9], [0, 0, 0, 1.0]]
+    )
+    for i in range(10):
+        rng = np.random.default_rng(i)
+        noise = ndimage.gaussian_filter(rng.normal(size=(20, 18, 16)), 2)
+        labels = np.digitize(noise, [0.03, 0.08]).astype(np.uint8)
+        arrays = [labels * 3.0 + noise, noise - labels, labels]
+        folders = ['imagesTr', 'imagesTr', 'labelsTr']
+        ends = ['_0000', '_0001', '']
+        for array, folder, end in zip(arrays, folders, ends, strict=True):
+            path = root / folder / f'case_{i}{end}.nii.gz'
+            path.parent.mkdir(parents=True, exist_ok=True)
+            dtype = np.uint8 if folder == 'labelsTr' else np.float32
+            nibabel.save(
+                nibabel.Nifti1Image(array.astype(dtype), affine), path
+            )
+    description = dict(
+        channel_names={'0': 'T1', '1': 'T2'},
+        labels=dict(background=0, left=1, right=2),
+        numTraining=10,
+        file_ending='.nii.gz',
+    )
+    (root / 'dataset.json').write_text(json.dumps(description))
+    return root

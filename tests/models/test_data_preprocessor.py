@@ -83,6 +83,23 @@ def test_channels_keep_their_order_unless_there_are_three() -> None:
     torch.testing.assert_close(out, (image - shift) / 2)
 
 
+@both_ranks
+def test_normalised_patches_pass_as_they_are(spatial_dims: int) -> None:
+    patches = torch.randn(2, 3, *(5, 6, 7)[:spatial_dims])
+    labels = torch.randint(3, (2, 1, *patches.shape[2:]))
+    samples = [
+        SegDataSample(
+            metainfo=dict(normalized=True), gt_sem_seg=GridData(data=x)
+        )
+        for x in labels
+    ]
+    data = dict(inputs=list(patches), data_samples=samples)
+    out = SegDataPreProcessor(MEAN, STD)(data, training=True)
+    assert torch.equal(out['inputs'], patches)
+    found = torch.stack([s.gt_sem_seg.data for s in out['data_samples']])
+    assert torch.equal(found, labels)
+
+
 def test_statistics_are_no_weights() -> None:
     assert not SegDataPreProcessor(MEAN, STD).state_dict()
 

@@ -4,6 +4,8 @@ from typing import Any
 
 from mmcv.transforms import Compose
 
+from .layout import refuse_2d_transform
+
 
 class DataError(ValueError):
     """A sample that a pipeline cannot use; the message names the image.
@@ -15,6 +17,9 @@ class DataError(ValueError):
 
 def run_pipeline(pipeline: Compose, sample: dict[str, Any]) -> Any:
     """Run the transforms; an error names the image and the transform.
+
+    Transforms of images ``(H, W, C)`` are refused once the sample is a
+    volume.
 
     Args:
         pipeline: The transforms (mmengine's or mmcv's ``Compose``).
@@ -29,6 +34,7 @@ def run_pipeline(pipeline: Compose, sample: dict[str, Any]) -> Any:
     path = sample['img_path']
     for transform in pipeline.transforms:
         try:
+            refuse_2d_transform(transform, sample)
             sample = transform(sample)
         except Exception as error:
             raise DataError(

@@ -23,7 +23,9 @@ class SegDataPreProcessor(BaseDataPreprocessor):
     """Move to the device, swap BGR to RGB, normalise, pad, stack.
 
     Images travel as they were loaded (uint8 where possible) and become
-    float32 on the device.
+    float32 on the device. What was normalised when it was loaded, as cases of
+    volumes are (``normalized`` in the sample's metainfo), keeps its values
+    and its channels.
 
     Args:
         mean: Subtracted from each channel, in RGB order and the images' range
@@ -90,10 +92,15 @@ class SegDataPreProcessor(BaseDataPreprocessor):
             their ``img_shape`` and ``pad_shape``.
         """
         data = self.cast_data(data)
-        inputs = [self._normalise(x) for x in data['inputs']]
         samples = data.get('data_samples')
         if samples is None:
-            samples = [SegDataSample() for _ in inputs]
+            samples = [SegDataSample() for _ in data['inputs']]
+        inputs = [
+            x.float()
+            if sample.metainfo.get('normalized')
+            else self._normalise(x)
+            for x, sample in zip(data['inputs'], samples, strict=True)
+        ]
         padding = self.train_padding if training else self.test_padding
         shape = self._padded_shape([x.shape[1:] for x in inputs], **padding)
         for image, sample in zip(inputs, samples, strict=True):

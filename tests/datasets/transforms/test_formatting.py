@@ -36,6 +36,63 @@ def test_any_rank(shape, packed):
     assert sample['data_samples'].pad_shape == packed[1:]
 
 
+def test_a_slice_has_its_channels_first():
+    image = RNG.standard_normal((3, 6, 5)).astype(np.float32)
+    mask = RNG.integers(0, 9, (6, 5), dtype=np.uint8)
+    packed = PackInputs()(
+        dict(img=image, gt_seg_map=mask, channels_first=True)
+    )
+    np.testing.assert_array_equal(packed['inputs'], image)
+    assert packed['data_samples'].img_shape == (6, 5)
+
+
+@pytest.mark.parametrize('grid', [(6, 5), (4, 6, 5)])
+def test_label_sets_of_any_rank_become_channels(grid):
+    sets = np.full((256, 3), 255, np.uint8)
+    sets[:3] = [[0, 0, 0], [1, 0, 0], [1, 1, 0]]
+    mask = RNG.choice(np.uint8([0, 1, 2, 255]), grid)
+    labels = PackInputs()(
+        dict(
+            img=np.zeros((2, *grid), np.float32),
+            gt_seg_map=mask,
+            label_sets=sets,
+            channels_first=True,
+        )
+    )['data_samples'].gt_sem_seg.data
+    assert labels.shape == (3, *grid)
+    assert labels.is_contiguous()
+    for k in range(3):
+        np.testing.assert_array_equal(labels[k], sets[mask, k])
+
+
+def test_what_is_mapped_from_a_file_becomes_the_models_own(tmp_path):
+    np.save(tmp_path / 'a.npy', np.ones((1, 2, 3, 4), np.float32))
+    image = np.load(tmp_path / 'a.npy', mmap_mode='r')
+    packed = PackInputs()(dict(img=image, gt_seg_map=image[0]))
+    packed['inputs'] += 1
+    assert (image == 1).all()
+
+
+def test_the_way_back_to_the_file_travels_along():
+    geometry = dict(
+        case='case_1',
+        img_paths=('a.nii.gz', 'b.nii.gz'),
+        spacing=(2.0, 1.0, 1.0),
+        ori_spacing=(1.0, 4.0, 1.0),
+        ori_shape=(5, 3, 9),
+        axes=(1, 0, 2),
+        crop_box=((0, 2), (1, 5), (0, 9)),
+    )
+    truth = RNG.integers(0, 3, (5, 3, 9), dtype=np.uint8)
+    sample = PackInputs()(
+        dict(img=np.zeros((1, 2, 4, 9)), gt_seg_map=truth, **geometry)
+    )['data_samples']
+    for key, value in geometry.items():
+        assert sample.metainfo[key] == value
+    assert sample.img_shape == (2, 4, 9)
+    np.testing.assert_array_equal(sample.gt_sem_seg.data[0], truth)
+
+
 def test_doubles_become_floats():
     sample = PackInputs()(dict(img=np.full((4, 4), 0.5)))
     assert sample['inputs'].dtype == torch.float32

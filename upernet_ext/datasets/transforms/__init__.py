@@ -1,12 +1,34 @@
 """What turns a file into a model's input."""
 
+from .case import LoadCase
 from .color import PhotoMetricDistortion
 from .formatting import PackInputs
 from .loading import LoadImage, LoadMask
+from .monai_transforms import MonaiTransform
+from .patch import CropPatch
+from .volume_augmentation import (
+    RandomBrightness,
+    RandomContrast,
+    RandomGamma,
+    RandomGaussianBlur,
+    RandomGaussianNoise,
+    RandomLowResolution,
+    RandomMirror,
+)
 
 __all__ = [
+    'CropPatch',
+    'LoadCase',
     'LoadImage',
     'LoadMask',
+    'MonaiTransform',
     'PackInputs',
     'PhotoMetricDistortion',
+    'RandomBrightness',
+    'RandomContrast',
+    'RandomGamma',
+    'RandomGaussianBlur',
+    'RandomGaussianNoise',
+    'RandomLowResolution',
+    'RandomMirror',
 ]

@@ -10,6 +10,7 @@ from mmseg.structures import SegDataSample
 
 from ...registry import TRANSFORMS
 from ...structures import GridData
+from ..layout import is_channels_first
 
 META_KEYS = (
     'img_path',
@@ -23,6 +24,12 @@ META_KEYS = (
     'reduce_zero_label',
     'label_map',
     'spacing',
+    'case',
+    'img_paths',
+    'ori_spacing',
+    'axes',
+    'crop_box',
+    'normalized',
 )
 
 
@@ -31,10 +38,10 @@ class PackInputs(BaseTransform):
     """Pack a sample of any rank for the model.
 
     Images are ``(H, W, C)`` or ``(H, W)`` (OpenCV drops a single channel),
-    volumes ``(C, D, H, W)``. The mask, if there is one, has the grid ``S`` of
-    the image, or of the file where a test pipeline resizes the image before
-    it loads the mask. With ``label_sets`` (see ``LoadMask``) it becomes ``K``
-    channels.
+    volumes ``(C, D, H, W)`` and, of samples with ``channels_first``, slices
+    ``(C, H, W)``. The mask, if there is one, has the grid ``S`` of the image,
+    or of the file where a test pipeline resizes the image before it loads the
+    mask. With ``label_sets`` (see ``LoadMask``) it becomes ``K`` channels.
 
     Args:
         meta_keys: Keys copied into the sample's metainfo where the pipeline
@@ -58,9 +65,8 @@ class PackInputs(BaseTransform):
             ValueError: The rank of the image is not 2, 3 or 4, or the mask
                 has another grid.
         """
-        image = _channels_first(results['img'], results.get('img_path'))
-        if image.dtype != np.uint8:
-            image = image.astype(np.float32, copy=False)
+        image = _channels_first(results)
+        kind = np.uint8 if image.dtype == np.uint8 else np.float32
         grid = image.shape[1:]
         metainfo = {k: results[k] for k in self.meta_keys if k in results}
         for key in ('img_shape', 'pad_shape'):
@@ -76,7 +82,7 @@ class PackInputs(BaseTransform):
                     'masks with LoadMask, and transform both alike'
                 )
             if 'label_sets' in results:
-                mask = np.moveaxis(results['label_sets'][mask], -1, 0)
+                mask = results['label_sets'].T[:, mask]
             else:
                 mask = mask[None]
             geometry = {k: metainfo[k] for k in ('spacing',) if k in metainfo}
@@ -87,7 +93,8 @@ class PackInputs(BaseTransform):
                 ),
             )
         return dict(
-            inputs=torch.from_numpy(np.ascontiguousarray(image)),
+            # A copy of what cannot be written to: tensors can.
+            inputs=torch.from_numpy(np.require(image, kind, ['C', 'W'])),
             data_samples=sample,
         )
 
@@ -95,14 +102,16 @@ class PackInputs(BaseTransform):
         return f'{type(self).__name__}(meta_keys={self.meta_keys})'
 
 
-def _channels_first(image: np.ndarray, path: str | None) -> np.ndarray:
+def _channels_first(results: dict[str, Any]) -> np.ndarray:
+    image = results['img']
+    if is_channels_first(results) and image.ndim in (3, 4):
+        return image
     if image.ndim == 2:
         return image[None]
     if image.ndim == 3:
         return image.transpose(2, 0, 1)
-    if image.ndim == 4:
-        return image
     raise ValueError(
-        f'{path}: PackInputs takes images (H, W), (H, W, C) and volumes '
-        f'(C, D, H, W), got shape {image.shape}'
+        f'{results.get("img_path")}: PackInputs takes images (H, W), '
+        '(H, W, C) and volumes (C, D, H, W), got shape '
+        f'{image.shape}'
     )

@@ -20,6 +20,7 @@ from ..models.backbones import (
     accepts,
     type_of,
 )
+from ..models.segmentors.sliding_window import overlap_stride
 from ..registry import MODELS
 from .comparison import Peer
 from .levels import levels_there, resnet_kind
@@ -170,6 +171,7 @@ def mmseg_backbone(
 # small maps only, where the numbers will tell, and its dropout in training.
 _OURS = dict(
     top_down='lateral',
+    deep_supervision=False,
     flow='mmseg',
     separable=True,
     multi_label=False,
@@ -291,9 +293,11 @@ def _preprocessing(given: Mapping | None) -> dict[str, Any]:
 def _test_cfg(given: Mapping) -> dict[str, Any]:
     if given['mode'] == 'whole':
         return dict(mode='whole')
-    return dict(
-        mode='slide', crop_size=given['crop_size'], stride=given['stride']
+    crop_size = given['crop_size']
+    stride = given['stride'] or overlap_stride(
+        crop_size, given['overlap'], steps='clamped'
     )
+    return dict(mode='slide', crop_size=crop_size, stride=stride)
 
 
 def _defaults(module: nn.Module) -> dict[str, Any]:

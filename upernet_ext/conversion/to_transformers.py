@@ -212,6 +212,7 @@ def upernet_config(model: nn.Module) -> tuple['PreTrainedConfig', KeyStyle]:
         in_index=list(range(len(config.out_indices))),
         type='UPerHead',
         top_down='lateral',
+        deep_supervision=False,
     )
     arguments = dict(
         backbone_config=config,

@@ -4,7 +4,12 @@ from mmseg.models.losses import cross_entropy
 from torch.nn import functional as F  # noqa: N812
 
 from upernet_ext.layers.rank import resize
-from upernet_ext.models import CrossEntropyLoss, DiceLoss, FocalLoss
+from upernet_ext.models import (
+    CrossEntropyLoss,
+    DiceCELoss,
+    DiceLoss,
+    FocalLoss,
+)
 
 LOSSES = [
     CrossEntropyLoss(),
@@ -15,6 +20,8 @@ LOSSES = [
     CrossEntropyLoss(use_sigmoid=True, class_weight=[1.0, 2.0, 0.5]),
     DiceLoss(),
     DiceLoss(use_sigmoid=True, batch=True),
+    DiceCELoss(),
+    DiceCELoss(use_sigmoid=True, batch=True),
     FocalLoss(),
     FocalLoss(use_sigmoid=True, alpha=0.25),
 ]

@@ -193,8 +193,8 @@ def test_neck_of_another_library_is_filled_and_measured() -> None:
             'makes 2 levels .* but the backbone gives 4',
         ),
         (
-            dict(spatial_dims=3, backbone=dict(type='mmseg.ResNet', depth=18)),
-            "'mmseg.ResNet' takes images only, but spatial_dims=3",
+            dict(spatial_dims=3, neck=dict(type='mmseg.FPN')),
+            "'mmseg.FPN' takes images only, but spatial_dims=3",
         ),
         (
             dict(
@@ -404,7 +404,13 @@ def test_sliding_inference_equals_mmseg(
 def test_sliding_inference_in_3d_equals_a_plain_loop() -> None:
     window, stride, size = (8, 8, 12), (5, 8, 9), (13, 8, 21)
     model = segmentor(
-        3, test_cfg=dict(mode='slide', crop_size=window, stride=stride)
+        3,
+        test_cfg=dict(
+            mode='slide',
+            crop_size=window,
+            stride=stride,
+            window_weight='uniform',
+        ),
     ).double()
     image = torch.randn(1, 3, *size, dtype=torch.float64)
     total, count = torch.zeros_like(image), torch.zeros(size)
@@ -467,7 +473,10 @@ def test_views_are_averaged_as_probabilities(spatial_dims: int) -> None:
     model = segmentor(
         spatial_dims,
         test_cfg=dict(
-            keep_logits=True, tta=dict(scales=(1.0, 1.5), flip_axes=axes)
+            keep_logits=True,
+            tta=dict(
+                scales=(1.0, 1.5), flip_axes=axes, average='probabilities'
+            ),
         ),
     )
     image = torch.randn(1, 3, *[16] * spatial_dims)
@@ -492,7 +501,7 @@ def test_mirrored_image_gives_the_mirrored_result() -> None:
 @pytest.mark.parametrize(
     ('tta', 'message'),
     [
-        (dict(flip=True), r"takes scales and flip_axes, got \['flip'\]"),
+        (dict(flip=True), r"takes .* flip_axes, and average, got \['flip'\]"),
         (dict(flip_axes=(-3,)), r'must lie in \[-2, -1\]'),
     ],
 )
@@ -506,7 +515,9 @@ def test_wrong_views_are_refused(tta: dict, message: str) -> None:
 
 
 @both_ranks
-@pytest.mark.parametrize('tta', [None, dict(flip_axes=(-1,))])
+@pytest.mark.parametrize(
+    'tta', [None, dict(flip_axes=(-1,), average='probabilities')]
+)
 @torch.no_grad()
 def test_one_class_is_a_sigmoid_and_a_threshold(
     spatial_dims: int, tta: dict | None

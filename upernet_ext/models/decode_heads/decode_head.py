@@ -220,9 +220,23 @@ class DecodeHead(BaseDecodeHead):
             One entry a loss, and ``acc_seg`` in percent.
         """
         labels = self._stack_batch_gt(batch_data_samples)
-        size = labels.shape[2 - seg_logits.ndim :]
-        with torch.set_grad_enabled(self._needs_full_size()):
-            full = resize(seg_logits, size, self.align_corners)
+        full = self._full_size(seg_logits, labels)
+        losses = self._compare(seg_logits, labels, full)
+        losses['acc_seg'] = self._accuracy(full.detach(), labels)
+        return losses
+
+    def _full_size(self, logits: Tensor, labels: Tensor) -> Tensor:
+        size = labels.shape[2 - logits.ndim :]
+        with_grad = torch.is_grad_enabled() and self._has_foreign_loss()
+        with torch.set_grad_enabled(with_grad):
+            return resize(logits, size, self.align_corners)
+
+    def _compare(
+        self, seg_logits: Tensor, labels: Tensor, full: Tensor | None = None
+    ) -> dict[str, Tensor]:
+        """Compute the losses by name; ``full`` are the resized logits."""
+        if full is None and (self.sampler or self._has_foreign_loss()):
+            full = self._full_size(seg_logits, labels)
         weight = self.sampler and self.sampler.sample(full, labels[:, None])
         losses = {}
         for loss in self._losses():
@@ -242,7 +256,6 @@ class DecodeHead(BaseDecodeHead):
                     ignore_index=self.ignore_index,
                 )
             losses[loss.loss_name] = losses.get(loss.loss_name, 0) + value
-        losses['acc_seg'] = self._accuracy(full.detach(), labels)
         return losses
 
     def _losses(self) -> Sequence[nn.Module]:
@@ -250,11 +263,10 @@ class DecodeHead(BaseDecodeHead):
             return self.loss_decode
         return [self.loss_decode]
 
-    def _needs_full_size(self) -> bool:
-        foreign = any(
+    def _has_foreign_loss(self) -> bool:
+        return any(
             not isinstance(loss, SegmentationLoss) for loss in self._losses()
         )
-        return torch.is_grad_enabled() and foreign
 
     def _accuracy(self, logits: Tensor, labels: Tensor) -> Tensor:
         """Percentage of the values that count which are right."""

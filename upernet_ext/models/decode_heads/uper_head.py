@@ -6,15 +6,27 @@ are mmsegmentation's (mmseg/models/decode_heads/uper_head.py), whose published
 checkpoints load as they are.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import torch
+from mmseg.structures import SegDataSample
 from torch import Tensor, nn
 
 from ...layers.pyramid_pooling import PPM
-from ...layers.rank import resize
+from ...layers.rank import conv, resize
 from ...registry import MODELS
 from .decode_head import DecodeHead, checked_depth
+
+
+def supervision_weights(num_levels: int) -> list[float]:
+    """Weigh the losses of the levels, finest first.
+
+    Each is half of the one before, and their sum is 1: 8/15, 4/15, 2/15 and
+    1/15 of four. nnU-Net halves them too, and leaves out its coarsest map;
+    UPerNet's, which the pyramid pooling made, is kept.
+    """
+    halved = [0.5**i for i in range(num_levels)]
+    return [weight / sum(halved) for weight in halved]
 
 
 @MODELS.register_module()
@@ -28,6 +40,9 @@ class UPerHead(DecodeHead):
             before their 3x3 convolution (mmseg, transformers), or
             ``'fused'``, after it (medicai). Parameters are the same.
         pool_scales: Cells an axis of the pyramid pooling.
+        deep_supervision: Classify the levels behind the finest too, by a 1x1
+            convolution each, and compare them with the labels at full size;
+            see ``supervision_weights``. In training only.
         in_index: Levels to take; by default all of ``in_channels``. A
             segmentor fills both in by ``select_levels``, whose options may
             stand in the head's config.
@@ -42,6 +57,7 @@ class UPerHead(DecodeHead):
         *,
         top_down: str = 'lateral',
         pool_scales: Sequence[int] = (1, 2, 3, 6),
+        deep_supervision: bool = False,
         in_index: Sequence[int] | None = None,
         **kwargs,
     ) -> None:
@@ -78,6 +94,17 @@ class UPerHead(DecodeHead):
             self._conv(channels, 3, inplace=False) for _ in in_channels[:-1]
         )
         self.fpn_bottleneck = self._conv(len(in_channels) * channels, 3)
+        self.deep_supervision = deep_supervision
+        if deep_supervision:
+            self.level_classifiers = nn.ModuleList(
+                conv(
+                    channels,
+                    self.out_channels,
+                    1,
+                    spatial_dims=self.spatial_dims,
+                )
+                for _ in in_channels[1:]
+            )
 
     @staticmethod
     def select_levels(
@@ -110,6 +137,40 @@ class UPerHead(DecodeHead):
         Raises:
             ValueError: A map has other channels than ``in_channels``.
         """
+        return self._classify(self._pyramid(self._selected(inputs)))
+
+    def loss(
+        self,
+        inputs: Sequence[Tensor],
+        batch_data_samples: Sequence[SegDataSample],
+        train_cfg: Mapping | None = None,
+    ) -> dict[str, Tensor]:
+        """Compute the losses, with deep supervision of every level.
+
+        Args:
+            inputs: As ``forward``.
+            batch_data_samples: With ``gt_sem_seg``.
+            train_cfg: Not used.
+
+        Returns:
+            ``loss_ce`` of the result, ``loss_ce_level1`` of the level behind
+            the finest and so on, all weighted; ``acc_seg`` of the result.
+        """
+        if not self.deep_supervision:
+            return super().loss(inputs, batch_data_samples, train_cfg)
+        levels = self._pyramid(self._selected(inputs))
+        labels = self._stack_batch_gt(batch_data_samples)
+        weights = supervision_weights(len(levels))
+        losses = self.loss_by_feat(self._classify(levels), batch_data_samples)
+        for name in losses.keys() - {'acc_seg'}:
+            losses[name] = weights[0] * losses[name]
+        for i, classifier in enumerate(self.level_classifiers, start=1):
+            found = self._compare(classifier(levels[i]), labels)
+            for name, value in found.items():
+                losses[f'{name}_level{i}'] = weights[i] * value
+        return losses
+
+    def _selected(self, inputs: Sequence[Tensor]) -> list[Tensor]:
         features = self._transform_inputs(inputs)
         found = [x.shape[1] for x in features]
         if found != list(self.in_channels):
@@ -118,7 +179,10 @@ class UPerHead(DecodeHead):
                 f'the maps have {found}; build it with those, or set the '
                 "neck's out_channels"
             )
-        levels = self._pyramid(features)
+        return features
+
+    def _classify(self, levels: Sequence[Tensor]) -> Tensor:
+        """Fuse the pyramid at its finest level, and classify."""
         size = levels[0].shape[2:]
         fused = torch.cat(
             [resize(x, size, self.align_corners) for x in levels], dim=1

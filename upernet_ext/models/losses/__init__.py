@@ -1,6 +1,7 @@
 """Losses of low-resolution logits and labels."""
 
 from .cross_entropy_loss import CrossEntropyLoss
+from .dice_ce_loss import DiceCELoss
 from .monai_losses import DiceLoss, FocalLoss
 from .segmentation_loss import (
     SegmentationLoss,
@@ -9,6 +10,7 @@ from .segmentation_loss import (
 
 __all__ = [
     'CrossEntropyLoss',
+    'DiceCELoss',
     'DiceLoss',
     'FocalLoss',
     'SegmentationLoss',

@@ -16,7 +16,7 @@ def _monai_losses() -> object:
         from monai import losses
     except ImportError as error:
         raise ImportError(
-            'DiceLoss and FocalLoss need MONAI: '
+            'DiceLoss, DiceCELoss and FocalLoss need MONAI: '
             "pip install 'upernet_ext[volumes]'"
         ) from error
     return losses

@@ -2,10 +2,9 @@
 
 import inspect
 import logging
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 
 import torch
-from mmengine.config import ConfigDict
 from mmengine.dist import all_reduce, get_world_size
 from mmengine.logging import MMLogger, print_log
 from mmseg.models import BaseSegmentor
@@ -18,6 +17,7 @@ from ...interop import Receipt, load_pretrained
 from ...layers.rank import (
     check_spatial_dims,
     memory_format,
+    order_memory,
     pad_to_multiple,
     resize,
     revert_sync_batch_norm,
@@ -33,21 +33,12 @@ from ..backbones import (
     neck_levels,
     type_of,
 )
-from ..decode_heads import DecodeHead, scores_to_labels
+from ..decode_heads import DecodeHead
 from ..tuning import reset_lora
+from .predicting_model import PredictingModel, filled_test_cfg
 from .saved_model import SavedModel
-from .sliding_window import batched, window_slices
 from .tuned_model import TunedModel
-from .views import View, views
 
-TEST_DEFAULTS = dict(
-    mode='whole',
-    crop_size=None,
-    stride=None,
-    window_batch=4,
-    keep_logits=False,
-    tta=None,
-)
 _ACTIVATIONS = {
     None: lambda logits: logits,
     'sigmoid': torch.sigmoid,
@@ -56,7 +47,9 @@ _ACTIVATIONS = {
 
 
 @MODELS.register_module()
-class EncoderDecoder(TunedModel, SavedModel, MMSegEncoderDecoder):
+class EncoderDecoder(
+    TunedModel, SavedModel, PredictingModel, MMSegEncoderDecoder
+):
     """mmsegmentation's ``EncoderDecoder`` for every backbone and rank.
 
     The backbone is built first and asked (or measured) for its channels and
@@ -72,6 +65,9 @@ class EncoderDecoder(TunedModel, SavedModel, MMSegEncoderDecoder):
         num_classes: Classes; 1 for one foreground class by sigmoid.
         spatial_dims: 2 or 3.
         in_channels: Channels of the image.
+        spacing: Of a volume's voxels (z, y, x), in mm; by default the same
+            along all axes. Thick slices are halved later; images have no use
+            for it.
         multi_label: Independent classes: a pixel may have several.
         classifier_activation: ``'sigmoid'`` or ``'softmax'`` of what
             ``model(inputs)`` returns; ``None`` for logits. Losses and
@@ -85,11 +81,7 @@ class EncoderDecoder(TunedModel, SavedModel, MMSegEncoderDecoder):
             faster for CNNs in low precision and on the CPU.
         data_preprocessor: Config; ``upernet_ext.SegDataPreProcessor``.
         train_cfg: Passed to foreign heads.
-        test_cfg: ``mode``: ``'whole'`` or ``'slide'``; ``crop_size`` and
-            ``stride`` of the windows, in pixels; ``window_batch``: windows at
-            a time; ``keep_logits``: put ``seg_logits`` ``(K, *S)`` into each
-            sample (with ``tta``: mean probabilities); ``tta``:
-            ``dict(scales=(0.5, 1.0), flip_axes=(-1,))``. The threshold of a
+        test_cfg: How it predicts; see ``filled_test_cfg``. The threshold of a
             sigmoid is the decode head's.
         init_cfg: mmengine's initialisation config.
 
@@ -113,6 +105,7 @@ class EncoderDecoder(TunedModel, SavedModel, MMSegEncoderDecoder):
         num_classes: int | None = None,
         spatial_dims: int = 2,
         in_channels: int = 3,
+        spacing: Sequence[float] | None = None,
         multi_label: bool = False,
         classifier_activation: str | None = None,
         tuning: Mapping | None = None,
@@ -137,9 +130,12 @@ class EncoderDecoder(TunedModel, SavedModel, MMSegEncoderDecoder):
         self.classifier_activation = classifier_activation
         self.spatial_dims = check_spatial_dims(spatial_dims)
         self.train_cfg = train_cfg
-        self.test_cfg = self._test_cfg(test_cfg)
+        self.test_cfg = filled_test_cfg(test_cfg, spatial_dims)
         self.backbone, self.pretrained = build_backbone(
-            backbone, in_channels=in_channels, spatial_dims=spatial_dims
+            backbone,
+            in_channels=in_channels,
+            spatial_dims=spatial_dims,
+            spacing=spacing,
         )
         levels = backbone_levels(
             self.backbone, in_channels=in_channels, spatial_dims=spatial_dims
@@ -181,30 +177,9 @@ class EncoderDecoder(TunedModel, SavedModel, MMSegEncoderDecoder):
         # Borrowed modules may hold SyncBN, which one process cannot run.
         revert_sync_batch_norm(self)
         self.memory_format = memory_format(spatial_dims, channels_last)
-        self.to(memory_format=self.memory_format)
+        order_memory(self, channels_last)
         if tuning is not None:
             self.tune(tuning)
-
-    @staticmethod
-    def _test_cfg(test_cfg: Mapping | None) -> ConfigDict:
-        cfg = dict(test_cfg or {})
-        unknown = sorted(set(cfg) - set(TEST_DEFAULTS))
-        if unknown:
-            raise ValueError(
-                f'model.test_cfg has no key {unknown}; there are '
-                f'{sorted(TEST_DEFAULTS)}'
-            )
-        cfg = {**TEST_DEFAULTS, **cfg}
-        if cfg['mode'] not in ('whole', 'slide'):
-            raise ValueError(
-                f"model.test_cfg.mode must be 'whole' or 'slide', "
-                f'got {cfg["mode"]!r}'
-            )
-        if cfg['mode'] == 'slide' and not (cfg['crop_size'] and cfg['stride']):
-            raise ValueError(
-                "model.test_cfg with mode='slide' needs crop_size and stride"
-            )
-        return ConfigDict(cfg)
 
     def _build_neck(
         self, cfg: Mapping, levels: Levels, source: str
@@ -327,7 +302,9 @@ class EncoderDecoder(TunedModel, SavedModel, MMSegEncoderDecoder):
 
     def _whole_patches(self, inputs: Tensor) -> Tensor:
         """Pad to whole patches, so that maps and pixels stay aligned."""
-        patch = getattr(self.backbone, 'patch_size', None)
+        patch = getattr(self.backbone, 'input_multiple', None) or getattr(
+            self.backbone, 'patch_size', None
+        )
         if isinstance(patch, tuple) and len(patch) == self.spatial_dims:
             return pad_to_multiple(inputs, patch)
         return inputs
@@ -392,124 +369,3 @@ class EncoderDecoder(TunedModel, SavedModel, MMSegEncoderDecoder):
             )
         window = tuple(slice(s) for s in size)
         return logits[(..., *window)]
-
-    def slide_inference(
-        self, inputs: Tensor, batch_img_metas: Sequence[dict] | None = None
-    ) -> Tensor:
-        """Average the logits of overlapping windows, ``(N, K, *S)``.
-
-        Windows are those of mmsegmentation, run ``window_batch`` at a time.
-        """
-        cfg = self.test_cfg
-        windows = window_slices(inputs.shape[2:], cfg.crop_size, cfg.stride)
-        total = inputs.new_zeros(
-            len(inputs), self.out_channels, *inputs.shape[2:]
-        )
-        count = inputs.new_zeros(1, 1, *inputs.shape[2:])
-        for chunk in batched(windows, cfg.window_batch):
-            crops = torch.cat([inputs[(..., *w)] for w in chunk])
-            logits = self.encode_decode(crops).split(len(inputs))
-            for window, part in zip(chunk, logits, strict=True):
-                total[(..., *window)] += part
-                count[(..., *window)] += 1
-        return total / count
-
-    def inference(
-        self, inputs: Tensor, batch_img_metas: Sequence[dict] | None = None
-    ) -> Tensor:
-        """Compute logits ``(N, K, *S)``, whole or by sliding windows."""
-        if self.test_cfg.mode == 'slide':
-            return self.slide_inference(inputs)
-        return self.encode_decode(inputs)
-
-    @torch.no_grad()
-    def predict(
-        self,
-        inputs: Tensor,
-        data_samples: Sequence[SegDataSample] | None = None,
-    ) -> list[SegDataSample]:
-        """Segment a batch.
-
-        Args:
-            inputs: ``(N, C, *S)``, normalised and padded.
-            data_samples: Their ``img_shape`` is what is not padding, and
-                their ``ori_shape`` the size of the result; by default ``S``.
-
-        Returns:
-            The samples with ``pred_sem_seg``: ``(1, *ori_shape)`` class
-            indices (0 or 1 for a single class), or ``(K, *ori_shape)`` of 0
-            and 1; and with ``seg_logits`` where ``test_cfg.keep_logits``.
-        """
-        if data_samples is None:
-            data_samples = [SegDataSample() for _ in inputs]
-        looks = views(self.test_cfg.tta, self.spatial_dims)
-        averaged = looks != [View()]
-        if averaged:
-            scores = self._mean_of_views(inputs, data_samples, looks)
-        else:
-            scores = (row[None] for row in self.inference(inputs))
-        for score, sample in zip(scores, data_samples, strict=True):
-            self._decide(score, sample, averaged=averaged)
-        return list(data_samples)
-
-    def _mean_of_views(
-        self,
-        inputs: Tensor,
-        samples: Sequence[SegDataSample],
-        looks: Sequence[View],
-    ) -> Iterator[Tensor]:
-        """Yield each image's mean probabilities ``(1, K, *ori_shape)``."""
-        for image, sample in zip(inputs, samples, strict=True):
-            image = self._content(image[None], sample)
-            size = sample.metainfo.get('ori_shape', image.shape[2:])
-            total = 0
-            for view in looks:
-                scaled = resize(
-                    image,
-                    [max(1, round(s * view.scale)) for s in image.shape[2:]],
-                )
-                logits = self.inference(scaled.flip(view.flipped))
-                logits = resize(
-                    logits.flip(view.flipped), size, self.align_corners
-                )
-                total = total + (
-                    logits.sigmoid() if self.use_sigmoid else logits.softmax(1)
-                )
-            yield total / len(looks)
-
-    @staticmethod
-    def _content(x: Tensor, sample: SegDataSample) -> Tensor:
-        """Cut the padding off ``(1, K, *S)``."""
-        size = sample.metainfo.get('img_shape', x.shape[2:])[: x.ndim - 2]
-        return x[(..., *(slice(s) for s in size))]
-
-    def _decide(
-        self, scores: Tensor, sample: SegDataSample, *, averaged: bool
-    ) -> None:
-        """Write the prediction, at the original size, into the sample.
-
-        Args:
-            scores: Logits ``(1, K, *S)`` of the padded image; or, averaged,
-                probabilities ``(1, K, *ori_shape)``.
-            sample: Gets ``pred_sem_seg``.
-            averaged: Which of the two.
-        """
-        if not averaged:
-            scores = self._content(scores, sample)
-            if sample.metainfo.get('flip'):
-                axis = {'horizontal': -1, 'vertical': -2}
-                scores = scores.flip(axis[sample.flip_direction])
-            size = tuple(sample.metainfo.get('ori_shape', scores.shape[2:]))
-            scores = resize(
-                scores, size[: scores.ndim - 2], self.align_corners
-            )
-        threshold = self.decode_head.threshold
-        if averaged and self.use_sigmoid:
-            labels = (scores > threshold).long()
-        else:
-            labels = scores_to_labels(
-                scores, use_sigmoid=self.use_sigmoid, threshold=threshold
-            )
-        sample.pred_sem_seg = GridData(data=labels[0])
-        if self.test_cfg.keep_logits:
-            sample.seg_logits = GridData(data=scores[0])

@@ -1,21 +1,45 @@
-"""Windows that cover an image or a volume."""
+"""Windows that cover an image or a volume, and the mean of what they see.
 
+There are two rules, each complete. mmsegmentation's: a fixed stride, the last
+window clamped to the border, equal weights, a window no larger than the image.
+nnU-Net's: windows evenly distributed, weighted by a gaussian, the image padded
+to at least one window. The first overlaps the last two windows by whatever is
+left, which costs nothing where every pixel of a window counts the same. Where
+a gaussian makes the seams soft, all of them should be equally far from the
+centres.
+"""
+
+import math
 from collections.abc import Iterator, Sequence
 from itertools import islice, product
 
+import torch
+from torch import Tensor
+from torch.nn import functional as F  # noqa: N812
+
+Window = tuple[slice, ...]
+
 
 def window_slices(
-    shape: Sequence[int], window: Sequence[int], stride: Sequence[int]
-) -> list[tuple[slice, ...]]:
-    """Cover a grid with windows; the last of an axis ends at the border.
+    shape: Sequence[int],
+    window: Sequence[int],
+    stride: Sequence[float],
+    *,
+    steps: str = 'clamped',
+) -> list[Window]:
+    """Cover a grid with windows.
 
-    The same windows as mmsegmentation's ``slide_inference``. Where the grid
-    is smaller than the window, the window is the grid.
+    Where the grid is smaller than the window, the window is the grid.
 
     Args:
         shape: The grid ``S``.
         window: Size of a window, in pixels.
-        stride: Distance between windows, in pixels.
+        stride: Largest distance between windows, in pixels.
+        steps: ``'clamped'``: windows lie ``stride`` apart, and the last of
+            an axis ends at the border (mmsegmentation's
+            ``slide_inference``). ``'even'``: as many windows, the same
+            distance apart up to rounding (nnU-Net's
+            ``compute_steps_for_sliding_window``).
 
     Raises:
         ValueError: A stride is larger than its window (pixels would be left
@@ -34,15 +58,139 @@ def window_slices(
     axes = []
     for size, edge, step in zip(shape, window, stride, strict=True):
         last = max(size - edge, 0)
-        count = -(-last // step) + 1
-        starts = [min(i * step, last) for i in range(count)]
+        count = math.ceil(last / step) + 1
+        if steps == 'even':
+            apart = last / max(count - 1, 1)
+            starts = [round(apart * i) for i in range(count)]
+        else:
+            starts = [min(i * step, last) for i in range(count)]
         axes.append([slice(s, min(s + edge, size)) for s in starts])
     return list(product(*axes))
 
 
-def batched(
-    windows: Sequence[tuple[slice, ...]], size: int
-) -> Iterator[list[tuple[slice, ...]]]:
+def overlap_stride(
+    window: Sequence[int], overlap: float, *, steps: str
+) -> list[float]:
+    """Turn the overlap of neighbours into the distance between them.
+
+    Args:
+        window: Size of a window, in pixels.
+        overlap: Share of a window, in [0, 1).
+        steps: Of ``window_slices``; ``'clamped'`` steps are whole pixels,
+            rounded down.
+
+    Raises:
+        ValueError: ``overlap`` is not in [0, 1).
+    """
+    if not 0 <= overlap < 1:
+        raise ValueError(
+            f'model.test_cfg.overlap={overlap} must lie in [0, 1): it is the '
+            'share of a window that its neighbour sees too'
+        )
+    stride = [edge * (1 - overlap) for edge in window]
+    if steps == 'even':
+        return stride
+    return [max(1, int(step)) for step in stride]
+
+
+def gaussian_weight(window: Sequence[int]) -> Tensor:
+    """How much each pixel of a window counts: 1 in the centre.
+
+    A standard deviation is an eighth of the window, and the centre of an even
+    window the pixel behind the middle: nnU-Net's ``compute_gaussian``.
+
+    Returns:
+        ``(*window)``, float64, nowhere 0.
+    """
+    weight = torch.ones((), dtype=torch.float64)
+    for edge in window:
+        distance = torch.arange(edge, dtype=torch.float64) - edge // 2
+        weight = weight[..., None] * torch.exp(
+            -((distance * 8 / edge) ** 2) / 2
+        )
+    return weight
+
+
+def pad_to_window(x: Tensor, window: Sequence[int]) -> tuple[Tensor, Window]:
+    """Pad ``(N, C, *S)`` with zeros, around, to at least a window.
+
+    Zero is the mean of a normalised volume. ``S`` may have more axes than the
+    window, in front.
+
+    Returns:
+        The padded tensor, and where in it the grid ``S`` lies.
+    """
+    grid = x.shape[-len(window) :]
+    missing = [max(0, w - s) for w, s in zip(window, grid, strict=True)]
+    pads = [(m // 2, m - m // 2) for m in missing]
+    content = tuple(
+        slice(before, before + size)
+        for (before, _), size in zip(pads, grid, strict=True)
+    )
+    flat = [n for pair in reversed(pads) for n in pair]
+    return (F.pad(x, flat) if any(flat) else x), content
+
+
+def accumulator_device(
+    accumulate: str, device: torch.device, num_bytes: int
+) -> torch.device:
+    """Choose where the sums of the windows live.
+
+    Args:
+        accumulate: ``'device'``, that of the network; ``'cpu'``; or
+            ``'auto'``: the CPU where the sums would take more than half of a
+            GPU's free memory, because the network and the resampling of the
+            result need the rest.
+        device: Of the network.
+        num_bytes: Of the sums.
+    """
+    if accumulate == 'cpu':
+        return torch.device('cpu')
+    if accumulate == 'auto' and device.type == 'cuda':
+        cached = torch.cuda.memory_reserved(device)
+        cached -= torch.cuda.memory_allocated(device)
+        free = torch.cuda.mem_get_info(device)[0] + cached
+        if 2 * num_bytes > free:
+            return torch.device('cpu')
+    return device
+
+
+class WindowMean:
+    """The weighted mean of overlapping windows, accumulated in place.
+
+    Args:
+        shape: Of the result, ``(N, K, *S)``.
+        weight: Of each pixel of a window, on the network's device; its axes
+            are the window's last ones.
+        dtype: Of the sums.
+        device: Of the sums.
+    """
+
+    def __init__(
+        self,
+        shape: Sequence[int],
+        weight: Tensor,
+        *,
+        dtype: torch.dtype,
+        device: torch.device,
+    ) -> None:
+        self.total = torch.zeros(shape, dtype=dtype, device=device)
+        self.count = self.total.new_zeros(1, 1, *shape[2:])
+        self.weight = weight.to(dtype)
+        self.counted = self.weight.to(device)
+
+    def add(self, window: Window, values: Tensor) -> None:
+        """Add the values ``(N, K, *window)`` of a window."""
+        weighted = values * self.weight
+        self.total[(..., *window)] += weighted.to(self.total.device)
+        self.count[(..., *window)] += self.counted
+
+    def mean(self) -> Tensor:
+        """Return the mean ``(N, K, *S)``; there is no adding after it."""
+        return self.total.div_(self.count)
+
+
+def batched(windows: Sequence[Window], size: int) -> Iterator[list[Window]]:
     """Yield the windows, ``size`` at a time."""
     iterator = iter(windows)
     while chunk := list(islice(iterator, size)):

@@ -4,7 +4,7 @@ Run: python tools/test.py CONFIG CHECKPOINT
 """
 
 import argparse
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from mmengine.config import Config
@@ -34,12 +34,14 @@ def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
         '--out',
         type=Path,
         help='a folder for metrics.json (default: the work folder), and for '
-        'the predicted label maps (default: not written)',
+        'the predicted label maps (default: not written): labels/, of '
+        "volumes files like the images, and nnU-Net's summary.json",
     )
     parser.add_argument(
         '--show-dir',
         type=Path,
-        help='a folder for pictures: image | truth | prediction',
+        help='a folder for pictures: image | truth | prediction; of volumes '
+        'three planes',
     )
     return parser.parse_args(argv)
 
@@ -59,10 +61,20 @@ def configure(cfg: Config, args: argparse.Namespace) -> None:
         )
         cfg.merge_from_dict({'default_hooks.visualization': pictures})
     if args.out is not None:
-        hook = dict(
-            type='upernet_ext.SaveLabelMaps', out_dir=str(args.out / 'labels')
-        )
-        cfg.custom_hooks = [*(cfg.get('custom_hooks') or []), hook]
+        write_labels(cfg, args.out / 'labels')
+
+
+def write_labels(cfg: Config, folder: Path) -> None:
+    """Have a test write its predictions: of volumes, by their metric."""
+    evaluators = cfg.test_evaluator
+    if isinstance(evaluators, Mapping):
+        evaluators = [evaluators]
+    for evaluator in evaluators:
+        if str(evaluator['type']).endswith('CaseMetric'):
+            evaluator['output_dir'] = str(folder)
+            return
+    hook = dict(type='upernet_ext.SaveLabelMaps', out_dir=str(folder))
+    cfg.custom_hooks = [*(cfg.get('custom_hooks') or []), hook]
 
 
 def main(argv: Sequence[str] | None = None) -> None:

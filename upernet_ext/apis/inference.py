@@ -8,19 +8,16 @@
 """
 
 import copy
-import glob
 import logging
 import os
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from itertools import takewhile
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 from mmengine.config import Config
-from mmengine.dataset import Compose, pseudo_collate
 from mmengine.logging import print_log
 from mmengine.registry import DefaultScope
 from mmseg.structures import SegDataSample
@@ -29,11 +26,10 @@ from torch import nn
 
 from ..config import ConfigError, load_config
 from ..datasets.palette import generate_palette
-from ..datasets.pipeline import run_pipeline
 from ..datasets.transforms.reading import IMAGE_SUFFIXES, read_image
-from ..engine import DataNotFoundError
 from ..engine.checkpoint_config import checkpoint_config
 from ..interop import load_segmentor, read_checkpoint
+from ..models.segmentors.ensemble import Ensemble
 from ..models.segmentors.saved_model import check_types
 from ..models.tuning.partial import complete_weights
 from ..registry import DATASETS, MODELS, TRANSFORMS
@@ -44,12 +40,20 @@ from ..visualization import (
     to_label_picture,
     to_picture,
 )
-
-Image = str | os.PathLike | np.ndarray
+from .inputs import (
+    Image,
+    batches,
+    dataset_config,
+    find_files,
+    prepare,
+    scope,
+    takes_volumes,
+)
+from .volumes import predict_cases
 
 
 def init_model(
-    source: str | os.PathLike | Config,
+    source: str | os.PathLike | Config | Sequence[str | os.PathLike],
     checkpoint: str | os.PathLike | None = None,
     *,
     device: str | torch.device | None = None,
@@ -60,6 +64,8 @@ def init_model(
     Args:
         source: A checkpoint that this package (or mmseg) wrote: its config
             and class names travel in it. Or a config, with ``checkpoint``.
+            Or several checkpoints, such as the folds of a dataset: their
+            logits are averaged, and all are in memory together.
         checkpoint: Path or https URL of the weights of a config.
         device: Where to; by default a GPU where there is one.
         cfg_options: Keys of the config to set, such as
@@ -70,10 +76,15 @@ def init_model(
         (``classes`` and ``palette``) and ``receipt``.
 
     Raises:
-        ConfigError: The config cannot be used, or the checkpoint has none.
+        ConfigError: The config cannot be used, or the checkpoint has none;
+            or several checkpoints take or give different things.
         WeightsError: The weights do not fit the model.
         FileNotFoundError: There is no such file.
     """
+    if isinstance(source, Sequence) and not isinstance(source, str):
+        options = dict(device=device, cfg_options=cfg_options)
+        models = [init_model(one, checkpoint, **options) for one in source]
+        return models[0] if len(models) == 1 else _ensemble(models, source)
     if checkpoint is None and not str(source).endswith('.py'):
         content = read_checkpoint(checkpoint := source)
         cfg = checkpoint_config(content, str(source))
@@ -90,7 +101,7 @@ def init_model(
     else:
         cfg = load_config(source, overrides=cfg_options)
         content = read_checkpoint(checkpoint)
-    with DefaultScope.overwrite_default_scope(_scope(cfg)):
+    with DefaultScope.overwrite_default_scope(scope(cfg)):
         model = MODELS.build(cfg.model)
         model.dataset_meta = _dataset_meta(content, cfg)
     model.receipt = load_segmentor(
@@ -122,23 +133,25 @@ def predict(
     Args:
         model: From ``init_model``.
         images: A path, an array (``(H, W)``, or ``(H, W, C)``; three
-            channels are RGB), or a list of these.
+            channels are RGB), or a list of these. Of a model of volumes the
+            list has a path a case, or a list of paths, one a channel.
         batch_size: How many images of equal size to run at once.
 
     Returns:
         A sample an image, or one sample for one image. Its
         ``pred_sem_seg.data`` is ``(1, H, W)``, class indices at the size of
         the image (0 and 1 for one foreground class), or ``(K, H, W)`` of 0
-        and 1 for a multi-label model.
+        and 1 for a multi-label model; of volumes ``(1, D, H, W)`` or ``(K,
+        D, H, W)``, in the grid of the file.
 
     Raises:
         DataError: An image cannot be read or transformed; names it.
     """
     single = isinstance(images, str | os.PathLike | np.ndarray)
     samples = []
-    inputs = _run_pipeline(model.cfg, [images] if single else images)
+    inputs = prepare(model.cfg, [images] if single else images)
     with torch.no_grad():
-        for batch in _batches(inputs, batch_size):
+        for batch in batches(inputs, batch_size):
             samples += model.test_step(batch)
     return samples[0] if single else samples
 
@@ -150,12 +163,13 @@ def predict_files(
     *,
     opacity: float = 0.5,
 ) -> None:
-    """Segment image files, and write a picture and a label map of each.
+    """Segment files, and write a picture and a label map of each.
 
     Below ``out_dir``, in the subfolders of the images: ``overlays/x.png``
     with a legend, and ``labels/x.png``, whose pixel values are the classes
     (see ``visualization.save_label_maps``). An image that fails is logged
-    with its name, and the others go on.
+    with its name, and the others go on. With a model of volumes see
+    ``predict_cases``.
 
     Args:
         model: From ``init_model``.
@@ -168,100 +182,67 @@ def predict_files(
         DataNotFoundError: There are no images.
         ValueError: Some image failed; raised after the last one.
     """
+    if takes_volumes(model.cfg):
+        total, failed = predict_cases(model, images, out_dir, opacity=opacity)
+    else:
+        total, failed = _predict_images(model, images, Path(out_dir), opacity)
+    done = f'{total - failed} of {total} images predicted'
+    if failed:
+        raise ValueError(f'{done}, {failed} failed; see above')
+    print_log(f'{done}; see {out_dir}', 'current')
+
+
+def _predict_images(
+    model: nn.Module, images: str | os.PathLike, out_dir: Path, opacity: float
+) -> tuple[int, int]:
     targets = _find_images(os.fspath(images))
     failed = 0
     for path, name in track(targets.items(), 'Predicting'):
         try:
             labels = to_label_picture(predict(model, path).pred_sem_seg.data)
-            _write_prediction(
-                model, path, labels, name, Path(out_dir), opacity
-            )
+            _write_prediction(model, path, labels, name, out_dir, opacity)
         except (OSError, ValueError) as error:
             failed += 1
             print_log(f'{path}: {error}', 'current', logging.ERROR)
-    done = f'{len(targets) - failed} of {len(targets)} images'
-    if failed:
-        raise ValueError(f'{done} predicted, {failed} failed; see above')
-    print_log(f'{done} predicted; see {out_dir}', 'current')
+    return len(targets), failed
+
+
+def _ensemble(
+    models: Sequence[nn.Module], sources: Sequence[str | os.PathLike]
+) -> Ensemble:
+    """Put models together that see and name the same."""
+
+    def facts(model: nn.Module) -> dict[str, Any]:
+        return dict(
+            classes=model.dataset_meta['classes'],
+            pipeline=dataset_config(model.cfg)['pipeline'],
+            data_preprocessor=model.cfg.model.get('data_preprocessor'),
+        )
+
+    first = models[0]
+    for model, source in zip(models[1:], sources[1:], strict=True):
+        mine, other = facts(first), facts(model)
+        differing = [name for name in mine if mine[name] != other[name]]
+        if differing:
+            raise ConfigError(
+                f'{source} and {sources[0]} cannot be averaged: their '
+                f'{", ".join(differing)} differ; predict with each alone'
+            )
+    ensemble = Ensemble(models).eval()
+    ensemble.cfg, ensemble.dataset_meta = first.cfg, first.dataset_meta
+    return ensemble
 
 
 def _check_stored(cfg: Config, source: str) -> None:
     """Refuse what a checkpoint's own config would have built, and run."""
-    with DefaultScope.overwrite_default_scope(_scope(cfg)):
+    with DefaultScope.overwrite_default_scope(scope(cfg)):
         check_types(cfg.model, source=source)
         check_types(
-            _test_dataset(cfg).get('pipeline', []),
+            dataset_config(cfg).get('pipeline', []),
             source=source,
             name='pipeline',
             registry=TRANSFORMS,
         )
-
-
-def _scope(cfg: Config) -> str:
-    return cfg.get('default_scope') or 'mmseg'
-
-
-def _run_pipeline(cfg: Config, images: Sequence[Image]) -> Iterator[dict]:
-    """Yield the model's input of each image."""
-    from_file, from_array = _pipelines(cfg)
-    for i, image in enumerate(images):
-        if isinstance(image, np.ndarray):
-            if image.ndim == 3 and image.shape[2] == 3:
-                image = image[..., ::-1]
-            sample = dict(img_path=f'array {i}', img=image)
-            yield run_pipeline(from_array, sample)
-        else:
-            yield run_pipeline(from_file, dict(img_path=str(image)))
-
-
-def _pipelines(cfg: Config) -> tuple[Compose, Compose]:
-    """Build the test pipeline without masks, for files and for arrays."""
-    from_file = [
-        transform
-        for transform in _test_dataset(cfg)['pipeline']
-        if not _name(transform).startswith(('LoadMask', 'LoadAnnotation'))
-    ]
-    # LoadImage takes arrays too.
-    from_array = [
-        dict(type='mmseg.LoadImageFromNDArray')
-        if _name(transform).startswith('LoadImageFrom')
-        else transform
-        for transform in from_file
-    ]
-    with DefaultScope.overwrite_default_scope(_scope(cfg)):
-        return Compose(from_file), Compose(from_array)
-
-
-def _name(transform: Mapping) -> str:
-    return str(transform['type']).split('.')[-1]
-
-
-def _test_dataset(cfg: Config) -> Mapping:
-    loader = cfg.get('test_dataloader') or cfg.get('val_dataloader')
-    if loader is None:
-        raise ConfigError(
-            'the config has no test_dataloader, whose pipeline says how to '
-            'prepare an image'
-        )
-    dataset = loader['dataset']
-    while 'dataset' in dataset:
-        dataset = dataset['dataset']
-    return dataset
-
-
-def _batches(inputs: Iterable[dict], batch_size: int) -> Iterator[dict]:
-    """Collate neighbours of equal size."""
-    batch: list[dict] = []
-    for item in inputs:
-        if batch and (
-            len(batch) == batch_size
-            or item['inputs'].shape != batch[0]['inputs'].shape
-        ):
-            yield pseudo_collate(batch)
-            batch = []
-        batch.append(item)
-    if batch:
-        yield pseudo_collate(batch)
 
 
 def _dataset_meta(checkpoint: Mapping, cfg: Config) -> dict:
@@ -271,7 +252,7 @@ def _dataset_meta(checkpoint: Mapping, cfg: Config) -> dict:
     if not found and 'CLASSES' in meta:  # mmseg 0.x
         found = dict(classes=meta['CLASSES'], palette=meta.get('PALETTE'))
     if not found:
-        dataset = _test_dataset(cfg)
+        dataset = dataset_config(cfg)
         cls = DATASETS.get(dataset['type'])
         found = {
             **getattr(cls, 'METAINFO', {}),
@@ -293,23 +274,10 @@ def _dataset_meta(checkpoint: Mapping, cfg: Config) -> dict:
 
 def _find_images(pattern: str) -> dict[Path, Path]:
     """Map each image to its name below the output folders."""
-    path = Path(pattern)
-    if path.is_dir():
-        root = path
-        files = path.rglob('*')
-        found = [f for f in files if f.suffix.lower() in IMAGE_SUFFIXES]
-    elif path.is_file():
-        root, found = path.parent, [path]
-    else:
-        fixed = takewhile(lambda part: not glob.has_magic(part), path.parts)
-        root = Path(*fixed)
-        names = map(Path, glob.glob(pattern, recursive=True))
-        found = [f for f in names if f.is_file()]
-    if not found:
-        raise DataNotFoundError(
-            f'no images at {pattern} (looked in {Path.cwd()})'
-        )
-    relative = {f: f.relative_to(root) for f in sorted(found)}
+    root, found = find_files(
+        pattern, lambda f: f.suffix.lower() in IMAGE_SUFFIXES, 'images'
+    )
+    relative = {f: f.relative_to(root) for f in found}
     uses = Counter(name.with_suffix('') for name in relative.values())
     return {
         f: name.with_suffix('.png')

@@ -9,7 +9,12 @@ from PIL import Image
 
 from upernet_ext.engine import Runner
 from upernet_ext.structures import GridData
-from upernet_ext.visualization import draw_comparison, to_picture
+from upernet_ext.visualization import (
+    draw_comparison,
+    draw_volume,
+    source_image,
+    to_picture,
+)
 
 METAINFO = dict(classes=('a', 'b'), palette=[[250, 0, 0], [0, 0, 250]])
 
@@ -115,15 +120,47 @@ def test_picture_is_the_comparison(make_runner, tmp_path):
         np.testing.assert_array_equal(np.asarray(picture), expected)
 
 
-@pytest.mark.parametrize('size', [(4, 6), (3, 4, 6)])
-def test_inputs_are_resized_to_the_labels(make_runner, tmp_path, size):
-    doubled = tuple(2 * s for s in size)
-    make_runner(Samples(size, doubled)).test()
+def test_inputs_are_resized_to_the_labels(make_runner, tmp_path):
+    make_runner(Samples((4, 6), (8, 12))).test()
     folder = tmp_path / 'run' / 'pictures' / 'test'
     assert len(names(folder)) == 5
-    make_runner(Samples((4, 6)), out_dir=str(tmp_path / 'same')).test()
+    make_runner(Samples(), out_dir=str(tmp_path / 'same')).test()
     with (
         Image.open(folder / '00000_x.png') as resized,
         Image.open(tmp_path / 'same' / '00000_x.png') as same,
     ):
         assert resized.size == same.size
+
+
+class Cases(Samples):
+    """Volumes that were cropped and turned before the model saw them."""
+
+    def __getitem__(self, index):
+        item = super().__getitem__(index)
+        sample = item['data_samples']
+        sample.set_metainfo(
+            dict(
+                case=f'case_{index}',
+                ori_shape=(5, 6, 7),
+                ori_spacing=(3.0, 1.0, 1.0),
+                axes=(2, 0, 1),
+                crop_box=((1, 7), (0, 4), (2, 6)),
+            )
+        )
+        return item
+
+
+def test_of_a_volume_three_planes_are_drawn(make_runner, tmp_path):
+    dataset = Cases((5, 6, 7), (12, 4, 9))
+    make_runner(dataset, num_samples=1).test()
+    folder = tmp_path / 'run' / 'pictures' / 'test'
+    assert names(folder) == ['00000_case_0.png']
+    item = dataset[0]
+    sample = item['data_samples']
+    labels = sample.gt_sem_seg.data
+    image = source_image(item['inputs'], sample.metainfo, (5, 6, 7))
+    expected = draw_volume(
+        image, labels, 1 - labels, spacing=(3.0, 1.0, 1.0), **METAINFO
+    )
+    with Image.open(folder / '00000_case_0.png') as picture:
+        np.testing.assert_array_equal(np.asarray(picture), expected)

@@ -2,8 +2,10 @@
 
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import cv2
+import numpy as np
 from mmengine.dist import get_dist_info
 from mmengine.hooks import Hook
 from mmengine.runner import Runner
@@ -14,8 +16,10 @@ from torch.utils.data import Dataset
 from ...registry import HOOKS
 from ...visualization import (
     draw_comparison,
+    draw_volume,
     save_label_maps,
     save_picture,
+    source_image,
     to_label_picture,
     to_picture,
 )
@@ -45,7 +49,8 @@ class _SaveSamples(Hook):
             number = self._seen * world_size + rank
             self._seen += 1
             if number < len(dataset):
-                name = Path(sample.get('img_path') or 'sample').stem
+                path = Path(sample.get('img_path') or 'sample')
+                name = sample.get('case') or path.stem
                 yield number, f'{number:05d}_{name}', inputs, sample
 
 
@@ -56,8 +61,8 @@ class SavePictures(_SaveSamples):
     They go to ``pictures/iter_{n}`` and ``pictures/test`` in the ``work_dir``
     of the run, or to ``out_dir/iter_{n}`` and ``out_dir``. The files are
     numbered, so equal names in several folders do not meet. The image is the
-    model's input, so 16-bit, N-channel and volume data are drawn too (a
-    volume by its middle slice).
+    model's input, so 16-bit and N-channel data are drawn too. Of volumes
+    three planes through the labels are drawn; see ``draw_volume``.
 
     Args:
         num_samples: How many samples of the dataset, the first ones.
@@ -114,17 +119,10 @@ class SavePictures(_SaveSamples):
         ):
             if self.num_samples is not None and number >= self.num_samples:
                 continue
-            prediction = to_label_picture(sample.pred_sem_seg.data)
-            truth = sample.get('gt_sem_seg')
-            image = cv2.resize(
-                to_picture(inputs),
-                prediction.shape[:-3:-1],
-                interpolation=cv2.INTER_AREA,
-            )
-            picture = draw_comparison(
-                image,
-                None if truth is None else to_label_picture(truth.data),
-                prediction,
+            draw = _draw_volume if inputs.ndim == 4 else _draw_image
+            picture = draw(
+                inputs,
+                sample,
                 classes=dataset.metainfo['classes'],
                 palette=dataset.metainfo.get('palette'),
                 opacity=self.opacity,
@@ -161,3 +159,31 @@ class SaveLabelMaps(_SaveSamples):
                 classes=dataset.metainfo['classes'],
                 palette=dataset.metainfo.get('palette'),
             )
+
+
+def _draw_image(
+    inputs: Tensor, sample: SegDataSample, **style: Any
+) -> np.ndarray:
+    prediction = to_label_picture(sample.pred_sem_seg.data)
+    truth = sample.get('gt_sem_seg')
+    image = cv2.resize(
+        to_picture(inputs),
+        prediction.shape[:-3:-1],
+        interpolation=cv2.INTER_AREA,
+    )
+    truth = None if truth is None else to_label_picture(truth.data)
+    return draw_comparison(image, truth, prediction, **style)
+
+
+def _draw_volume(
+    inputs: Tensor, sample: SegDataSample, **style: Any
+) -> np.ndarray:
+    prediction, truth = sample.pred_sem_seg, sample.get('gt_sem_seg')
+    metainfo = sample.metainfo
+    return draw_volume(
+        source_image(inputs, metainfo, prediction.shape),
+        None if truth is None else truth.data,
+        prediction.data,
+        spacing=metainfo.get('ori_spacing') or metainfo.get('spacing'),
+        **style,
+    )

@@ -1,6 +1,6 @@
 """Whose names a file has, and what they are here."""
 
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence, Set
 from typing import Any
 
 from torch import Tensor, nn
@@ -10,6 +10,7 @@ from . import (
     convnext,
     densenet,
     efficientnet,
+    mit,
     regnet,
     resnet,
     swin,
@@ -33,6 +34,7 @@ STYLES: Mapping[str, tuple[KeyStyle, ...]] = {
     'convnext': convnext.STYLES,
     'densenet': densenet.STYLES,
     'efficientnet': efficientnet.STYLES,
+    'mit': mit.STYLES,
     'regnet': regnet.STYLES,
     'vit': vit.STYLES,
     'xception': xception.STYLES,
@@ -143,6 +145,15 @@ def apply_style(
     )
 
 
+def _sources(reading: Reading, wanted: Set[str]) -> dict[str, str]:
+    """Tell what of the names that are wanted was renamed, and from what."""
+    return {
+        old: new
+        for old, new in reading.renamed.items()
+        if not wanted.isdisjoint(new.split(' + '))
+    }
+
+
 def recognise(
     state_dict: Mapping[str, Tensor],
     wanted: Collection[str],
@@ -186,7 +197,8 @@ def recognise(
     gaps = min(gaps for gaps, _, _ in readings)
     best = [r for r in readings if r[0] == gaps]
     _, prefix, reading = best[0]
-    others = [r for _, _, r in best[1:] if r.renamed != reading.renamed]
+    sources = _sources(reading, wanted)
+    others = [r for _, _, r in best[1:] if _sources(r, wanted) != sources]
     if others:
         names = [r.style or 'the model itself' for r in (reading, *others)]
         raise WeightsError(

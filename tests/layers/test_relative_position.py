@@ -9,6 +9,7 @@ from upernet_ext.layers.relative_position import (
     RelativePositionBias,
     relative_position_index,
     resample_relative_position,
+    tile_relative_position,
 )
 
 
@@ -69,3 +70,26 @@ def test_another_grid_is_resampled(
     assert torch.equal(table[-3:], old[-3:])
     centre, old_centre = (len(table) - 3) // 2, (len(old) - 3) // 2
     torch.testing.assert_close(table[centre], old[old_centre])
+
+
+def test_a_volume_has_the_bias_of_an_image_at_every_distance() -> None:
+    image, volume = bias_of((3, 2)), bias_of((4, 3, 2))
+    table = image.relative_position_bias_table.data
+    volume.relative_position_bias_table.data = tile_relative_position(table, 4)
+    wanted = image((3, 2), relative_position_index((3, 2)))
+    found = volume((4, 3, 2), relative_position_index((4, 3, 2)))
+    patches = found[:, 1:, 1:].unflatten(1, (4, 6)).unflatten(3, (4, 6))
+    for query, key in itertools.product(range(4), repeat=2):
+        assert torch.equal(patches[:, query, :, key], wanted[:, 1:, 1:])
+    # and the class token's, as a query and as a key
+    assert torch.equal(found[:, 0, :7], wanted[:, 0])
+    assert torch.equal(found[:, :7, 0], wanted[:, :, 0])
+
+
+def test_a_class_token_of_several_copies_weighs_more_as_a_key() -> None:
+    bias = bias_of((3, 2))
+    index = relative_position_index((3, 2))
+    gain = bias((3, 2), index, 5) - bias((3, 2), index)
+    wanted = torch.zeros(2, 7, 7)
+    wanted[:, :, 0] = math.log(5)
+    torch.testing.assert_close(gain, wanted)

@@ -60,6 +60,27 @@ def test_three_axes_share_the_channels_of_a_head() -> None:
     assert AxialRope(64)((1, 1), CPU).sin.abs().max() == 0
 
 
+@pytest.mark.parametrize('form', FORMS)
+def test_slices_of_a_volume_are_turned_as_images(form: str) -> None:
+    image = AxialRope(16, **FORMS[form])((3, 5), CPU)
+    volume = AxialRope(16, **FORMS[form], axes='yx')((4, 3, 5), CPU)
+    for found, wanted in zip(volume[:2], image[:2], strict=True):
+        assert torch.equal(
+            found.unflatten(0, (4, 15)), wanted.expand(4, -1, -1)
+        )
+
+
+def test_a_patch_is_a_radian_on_its_own_grid() -> None:
+    rope = AxialRope(12, reference_grid='own', interleaved=True)
+    small, large = rope((2, 3, 4), CPU), rope((3, 5, 4), CPU)
+    inside = large.sin.unflatten(0, (3, 5, 4))[:2, :3]
+    assert torch.equal(small.sin, inside.flatten(0, 2))
+    # the fastest pair of y, at its third patch
+    assert large.sin.unflatten(0, (3, 5, 4))[0, 2, 0, 4] == torch.sin(
+        torch.tensor(2.0)
+    )
+
+
 def test_low_precision_is_turned_in_full_precision() -> None:
     rotation = AxialRope(16)((4, 4), CPU)
     x = torch.randn(1, 1, 16, 16).bfloat16()
@@ -71,3 +92,8 @@ def test_low_precision_is_turned_in_full_precision() -> None:
 def test_odd_heads_are_refused() -> None:
     with pytest.raises(ValueError, match='pairs of channels, but a head has'):
         AxialRope(15)
+
+
+def test_unknown_axes_are_refused() -> None:
+    with pytest.raises(ValueError, match="axes='zyx' is unknown"):
+        AxialRope(12, axes='zyx')

@@ -64,6 +64,20 @@ def resample_relative_position(
     return torch.cat([field[0].flatten(1).T.to(table.dtype), rest])
 
 
+def tile_relative_position(table: Tensor, depth: int) -> Tensor:
+    """Give an image's table the distances along z, all with the same bias.
+
+    Args:
+        table: ``(prod(2 * window - 1) + 3, heads)``, of a window ``(h, w)``.
+        depth: Patches along z.
+
+    Returns:
+        The table of the window ``(depth, h, w)``.
+    """
+    field, rest = table[:-_NUM_CLASS_ENTRIES], table[-_NUM_CLASS_ENTRIES:]
+    return torch.cat([field.repeat(2 * depth - 1, 1), rest])
+
+
 class RelativePositionBias(nn.Module):
     """A learned number for each distance and head.
 
@@ -81,14 +95,22 @@ class RelativePositionBias(nn.Module):
             torch.zeros(entries + _NUM_CLASS_ENTRIES, num_heads)
         )
 
-    def forward(self, grid: Sequence[int], index: Tensor) -> Tensor:
+    def forward(
+        self, grid: Sequence[int], index: Tensor, class_copies: int = 1
+    ) -> Tensor:
         """Look up the bias ``(heads, 1 + L, 1 + L)`` of the attention.
 
         Args:
             grid: Patches an axis.
             index: ``relative_position_index(grid)``.
+            class_copies: How many keys the class token counts for.
         """
         table = resample_relative_position(
             self.relative_position_bias_table, self.window, grid
         )
+        if class_copies > 1:
+            # What attends to n equal keys adds log(n) to the score of one.
+            weight = torch.zeros_like(table[:, :1])
+            weight[-2:] = math.log(class_copies)
+            table = table + weight
         return table[index].permute(2, 0, 1)

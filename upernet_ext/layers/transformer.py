@@ -26,12 +26,28 @@ class Positions(NamedTuple):
         bias: Bias of the attention that all blocks share.
         index: ``relative_position_index(grid)``, for blocks with a bias of
             their own.
+        num_prefix_tokens: Tokens before the patches.
+        prefix_copies: How many keys a prefix token counts for; the shared
+            ``bias`` has it in.
     """
 
     grid: Sequence[int]
     rotation: Rotation | None = None
     bias: Tensor | None = None
     index: Tensor | None = None
+    num_prefix_tokens: int = 0
+    prefix_copies: int = 1
+
+    def copy_prefix(self, x: Tensor) -> Tensor:
+        """Repeat the prefix of keys or values ``(N, heads, L, head_dim)``.
+
+        As log(copies) added to their scores, without a mask, which the
+        fastest attention kernels do not take.
+        """
+        if self.prefix_copies == 1 or not self.num_prefix_tokens:
+            return x
+        prefix = x[:, :, : self.num_prefix_tokens]
+        return torch.cat([*[prefix] * (self.prefix_copies - 1), x], 2)
 
 
 class Attention(nn.Module):
@@ -44,6 +60,8 @@ class Attention(nn.Module):
             of their own (BEiT, EVA-02, DINOv3).
         window: Patches an axis of an own relative position bias; ``None``
             for none.
+        attn_norm_eps: Of a layer norm before the output projection (EVA-02's
+            CLIP, Primus); ``None`` for no norm.
     """
 
     def __init__(
@@ -53,6 +71,7 @@ class Attention(nn.Module):
         *,
         qkv_bias: bool | Literal['qv'] = True,
         window: Sequence[int] | None = None,
+        attn_norm_eps: float | None = None,
     ) -> None:
         super().__init__()
         self.num_heads = num_heads
@@ -63,6 +82,7 @@ class Attention(nn.Module):
         self.rel_pos_bias = (
             RelativePositionBias(window, num_heads) if window else None
         )
+        self.norm = _norm(embed_dims, attn_norm_eps)
         self.proj = nn.Linear(embed_dims, embed_dims)
 
     def forward(self, x: Tensor, positions: Positions) -> Tensor:
@@ -78,12 +98,20 @@ class Attention(nn.Module):
             q, k = positions.rotation.turn(q), positions.rotation.turn(k)
         bias = positions.bias
         if self.rel_pos_bias is not None:
-            own = self.rel_pos_bias(positions.grid, positions.index)
+            own = self.rel_pos_bias(
+                positions.grid, positions.index, positions.prefix_copies
+            )
             bias = own if bias is None else bias + own
-        if bias is not None:
+        if bias is None:
+            k, v = positions.copy_prefix(k), positions.copy_prefix(v)
+        else:
             bias = bias.to(q.dtype)
         x = F.scaled_dot_product_attention(q, k, v, attn_mask=bias)
-        return self.proj(x.transpose(1, 2).flatten(2))
+        return self.proj(self.norm(x.transpose(1, 2).flatten(2)))
+
+
+def _norm(channels: int, eps: float | None) -> nn.Module:
+    return nn.Identity() if eps is None else nn.LayerNorm(channels, eps=eps)
 
 
 def _zeros(channels: int) -> nn.Parameter:
@@ -121,11 +149,7 @@ class SwiGLU(nn.Module):
     ) -> None:
         super().__init__()
         self.fc1 = nn.Linear(embed_dims, 2 * hidden_dims)
-        self.norm = (
-            nn.Identity()
-            if norm_eps is None
-            else nn.LayerNorm(hidden_dims, eps=norm_eps)
-        )
+        self.norm = _norm(hidden_dims, norm_eps)
         self.fc2 = nn.Linear(hidden_dims, embed_dims)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -157,6 +181,7 @@ class TransformerBlock(nn.Module):
             inside.
         qkv_bias: See ``Attention``.
         window: See ``Attention``.
+        attn_norm: Norm what was attended before its projection.
         init_values: Start of the layer scale; 0 for none.
         drop_path: Probability to skip each branch, per sample.
         norm_eps: Of the layer norms.
@@ -174,6 +199,7 @@ class TransformerBlock(nn.Module):
         mlp: Literal['gelu', 'swiglu', 'swiglu-norm'] = 'gelu',
         qkv_bias: bool | Literal['qv'] = True,
         window: Sequence[int] | None = None,
+        attn_norm: bool = False,
         init_values: float = 0.0,
         drop_path: float = 0.0,
         norm_eps: float = 1e-6,
@@ -193,7 +219,11 @@ class TransformerBlock(nn.Module):
         hidden_dims = int(embed_dims * mlp_ratio)
         self.norm1 = nn.LayerNorm(embed_dims, eps=norm_eps)
         self.attn = Attention(
-            embed_dims, num_heads, qkv_bias=qkv_bias, window=window
+            embed_dims,
+            num_heads,
+            qkv_bias=qkv_bias,
+            window=window,
+            attn_norm_eps=norm_eps if attn_norm else None,
         )
         self.ls1 = scale()
         self.norm2 = nn.LayerNorm(embed_dims, eps=norm_eps)

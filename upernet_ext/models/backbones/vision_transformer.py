@@ -8,7 +8,6 @@ families disagree: the layer scale is always ``ls1.gamma`` and a block's
 relative position bias ``attn.rel_pos_bias.relative_position_bias_table``.
 """
 
-import difflib
 import math
 from collections.abc import Mapping, Sequence
 from typing import Any, Literal
@@ -28,35 +27,10 @@ from ...layers.relative_position import (
 from ...layers.rope import AxialRope
 from ...layers.transformer import Positions, TransformerBlock
 from ...registry import MODELS
-from .encoder import PyramidEncoder, select_levels
-from .vit_presets import ARCHITECTURES, PRESETS
+from .encoder import PyramidEncoder
+from .vit_settings import levels, per_axis, settings
 from .vit_weights import adapt_vit
 
-_DIMENSIONS = ('embed_dims', 'num_layers', 'num_heads')
-# What an argument is that neither the caller nor the preset gives.
-_PLAIN = dict(
-    patch_size=16,
-    img_size=224,
-    out_indices=None,
-    mlp_ratio=4.0,
-    mlp='gelu',
-    qkv_bias=True,
-    init_values=0.0,
-    num_registers=0,
-    pos_embed=True,
-    antialias=False,
-    rope=False,
-    rel_pos_bias=False,
-    norm_eps=1e-6,
-    final_norm=False,
-)
-# Number of blocks: the blocks whose outputs make the four levels.
-OUT_INDICES = {
-    12: (2, 5, 8, 11),
-    24: (5, 11, 17, 23),
-    32: (7, 15, 23, 31),
-    40: (9, 19, 29, 39),
-}
 # What published files have beside the network: DeiT's distillation, the
 # heads and mask tokens of pre-training, transformers' pooler, a norm for
 # DINOv3's small crops.
@@ -64,6 +38,8 @@ _PRETRAINING_KEYS = (
     *('mask_token', 'masked_embed', 'decoder', 'dist_token', 'head_dist.'),
     *('lm_head.', 'dino_head.', 'ibot_head.', 'pooler.', 'local_cls_norm.'),
 )
+# What comes before the blocks.
+_EMBEDDINGS = ('cls_token', 'reg_token', 'pos_embed', 'patch_embed')
 # What files store of a block that is computed here.
 _COMPUTED_KEYS = (
     *('attn.qkv.bias_mask', 'attn.rope.', 'attn.relative_position_index'),
@@ -79,6 +55,17 @@ class VisionTransformer(PyramidEncoder, BaseModule):
     (reflection) and the positions are resampled to the grid. Class token and
     registers never reach the maps. Blocks behind the last of ``out_indices``
     are not built.
+
+    Volumes are attended to as a whole. With weights for images the network is
+    to be ``inflated``: the patch projection is spread over the patch's depth,
+    the position embedding of an image holds for every slice, rotary positions
+    turn with y and x alone, and a bias table holds at every distance along z.
+    New is ``z_pos_embed``, an embedding of the depth that starts at zero. A
+    patch has ``D`` equals along z if all slices are the same, so a prefix
+    token counts for ``D`` keys too, which is log(D) added to its score. Such
+    a volume then has at every depth the features of its slice, exactly (to
+    2e-14 of their standard deviation in float64, 1e-5 in float32; where prefix
+    tokens count once, 0.4 and more off).
 
     Where an argument is ``None``, the preset's value holds, or else the plain
     ViT's, which is given in parentheses.
@@ -97,7 +84,9 @@ class VisionTransformer(PyramidEncoder, BaseModule):
         mlp_ratio: Hidden channels of the MLP over ``embed_dims`` (4).
         mlp: ``'gelu'``, ``'swiglu'`` or ``'swiglu-norm'`` (``'gelu'``).
         qkv_bias: Give q, k and v a bias; ``'qv'`` only q and v (true).
+        attn_norm: Norm what was attended before its projection (false).
         init_values: Start of the layer scale; 0 for none (0).
+        class_token: Put a class token before the patches (true).
         num_registers: Register tokens behind the class token (0).
         pos_embed: Learn a position embedding (true).
         antialias: Average where it is resampled to a coarser grid (false).
@@ -107,6 +96,8 @@ class VisionTransformer(PyramidEncoder, BaseModule):
         norm_eps: Of the layer norms (1e-6).
         final_norm: Apply the final norm to every level, as the
             ``get_intermediate_layers`` of timm and DINO (false, as mmseg).
+        inflated: In 3D, be a network for images (see above; true for the
+            presets of images, otherwise false). In 2D it is one anyway.
         drop_path_rate: Stochastic depth of the last block; linear from 0.
         gradient_checkpointing: Keep only each block's input in training and
             compute the block again in backward.
@@ -131,7 +122,9 @@ class VisionTransformer(PyramidEncoder, BaseModule):
         mlp_ratio: float | None = None,
         mlp: Literal['gelu', 'swiglu', 'swiglu-norm'] | None = None,
         qkv_bias: bool | Literal['qv'] | None = None,
+        attn_norm: bool | None = None,
         init_values: float | None = None,
+        class_token: bool | None = None,
         num_registers: int | None = None,
         pos_embed: bool | None = None,
         antialias: bool | None = None,
@@ -139,13 +132,14 @@ class VisionTransformer(PyramidEncoder, BaseModule):
         rel_pos_bias: Literal['shared', 'block', False] | None = None,
         norm_eps: float | None = None,
         final_norm: bool | None = None,
+        inflated: bool | None = None,
         drop_path_rate: float = 0.0,
         gradient_checkpointing: bool = False,
         init_cfg: dict | None = None,
     ) -> None:
         super().__init__(init_cfg)
         check_spatial_dims(spatial_dims)
-        cfg = _settings(
+        cfg = settings(
             arch,
             patch_size=patch_size,
             img_size=img_size,
@@ -153,7 +147,9 @@ class VisionTransformer(PyramidEncoder, BaseModule):
             mlp_ratio=mlp_ratio,
             mlp=mlp,
             qkv_bias=qkv_bias,
+            attn_norm=attn_norm,
             init_values=init_values,
+            class_token=class_token,
             num_registers=num_registers,
             pos_embed=pos_embed,
             antialias=antialias,
@@ -161,50 +157,47 @@ class VisionTransformer(PyramidEncoder, BaseModule):
             rel_pos_bias=rel_pos_bias,
             norm_eps=norm_eps,
             final_norm=final_norm,
+            inflated=inflated,
         )
         embed_dims = cfg['embed_dims']
         self.num_layers = cfg['num_layers']
-        self.patch_size = _per_axis(
+        self.patch_size = per_axis(
             'patch_size', cfg['patch_size'], spatial_dims
         )
-        sizes = _per_axis('img_size', cfg['img_size'], spatial_dims)
+        sizes = per_axis('img_size', cfg['img_size'], spatial_dims)
         self.grid = tuple(
             size // patch
             for size, patch in zip(sizes, self.patch_size, strict=True)
         )
-        self.out_indices = _levels(cfg['out_indices'], self.num_layers)
+        self.out_indices = levels(cfg['out_indices'], self.num_layers)
         self.out_channels = (embed_dims,) * len(self.out_indices)
         self.out_strides = (self.patch_size,) * len(self.out_indices)
-        self.num_prefix_tokens = 1 + cfg['num_registers']
+        self.num_prefix_tokens = cfg['class_token'] + cfg['num_registers']
         self.antialias = cfg['antialias']
+        self.inflated = cfg['inflated'] and spatial_dims == 3
         self.gradient_checkpointing = gradient_checkpointing
 
         self.patch_embed = PatchEmbed(
             in_channels, embed_dims, patch_size=self.patch_size
         )
-        self.cls_token = nn.Parameter(torch.zeros(1, 1, embed_dims))
+        self.cls_token = _zeros(cfg['class_token'], embed_dims)
         self.reg_token = _zeros(cfg['num_registers'], embed_dims)
-        positions = 1 + math.prod(self.grid) if cfg['pos_embed'] else 0
-        self.pos_embed = _zeros(positions, embed_dims)
+        # Of an image, where each slice of a volume is one.
+        self._plane = self.grid[-2:] if self.inflated else self.grid
+        positions = cfg['class_token'] + math.prod(self._plane)
+        self.pos_embed = _zeros(positions * cfg['pos_embed'], embed_dims)
+        self.z_pos_embed = _zeros(self.grid[0] * self.inflated, embed_dims)
         self._build_positions(cfg)
         self._build_blocks(cfg, drop_path_rate)
 
     def _build_positions(self, cfg: Mapping[str, Any]) -> None:
         """Build what tells the attention the tokens' places."""
         kind, num_heads = cfg['rel_pos_bias'], cfg['num_heads']
-        if kind not in ('shared', 'block', False):
-            raise ValueError(
-                f"rel_pos_bias={kind!r} is unknown; choose 'shared', 'block' "
-                'or False'
-            )
-        if kind and cfg['num_registers']:
-            raise ValueError(
-                'a relative position bias knows the class token and the '
-                f'patches, but num_registers={cfg["num_registers"]}; set one '
-                'of rel_pos_bias=False and num_registers=0'
-            )
+        axes = 'yx' if self.inflated else 'all'
         self.rope = (
-            AxialRope(cfg['embed_dims'] // num_heads, **cfg['rope'])
+            AxialRope(
+                cfg['embed_dims'] // num_heads, **{'axes': axes, **cfg['rope']}
+            )
             if cfg['rope']
             else None
         )
@@ -227,6 +220,7 @@ class VisionTransformer(PyramidEncoder, BaseModule):
                 mlp=cfg['mlp'],
                 qkv_bias=cfg['qkv_bias'],
                 window=self.window,
+                attn_norm=cfg['attn_norm'],
                 init_values=cfg['init_values'],
                 drop_path=drop_path_rate * i / last,
                 norm_eps=cfg['norm_eps'],
@@ -242,14 +236,15 @@ class VisionTransformer(PyramidEncoder, BaseModule):
     def init_weights(self) -> None:
         """Truncated normal 0.02, biases 0, as timm and the ViT paper's code.
 
-        The patch projection keeps torch's default (LeCun uniform).
+        The patch projection keeps torch's default (LeCun uniform), the
+        embedding of the depth its zeros.
         """
         super().init_weights()
         for tokens in (self.cls_token, self.reg_token):
             if tokens is not None:
                 nn.init.normal_(tokens, std=1e-6)
         for name, parameter in self.named_parameters():
-            if name.endswith(('pos_embed', 'relative_position_bias_table')):
+            if name == 'pos_embed' or name.endswith('_bias_table'):
                 nn.init.trunc_normal_(parameter, std=0.02)
         for module in self.blocks.modules():
             if isinstance(module, nn.Linear):
@@ -267,8 +262,13 @@ class VisionTransformer(PyramidEncoder, BaseModule):
             One map ``(N, embed_dims, *ceil(S / patch_size))`` for each of
             ``out_indices``.
         """
+        if self.inflated:
+            # Alone, so that the slices of a thin volume are padded as images.
+            x = pad_to_multiple(x, (self.patch_size[0], 1, 1))
         x = self.patch_embed(pad_to_multiple(x, self.patch_size))
         grid = tuple(x.shape[2:])
+        if self.z_pos_embed is not None:
+            x = x + self._z_positions(grid[0])
         x = self._embed(x.flatten(2).transpose(1, 2), grid)
         positions = self._positions(grid, x.device)
         maps = []
@@ -285,43 +285,67 @@ class VisionTransformer(PyramidEncoder, BaseModule):
 
     def _embed(self, x: Tensor, grid: tuple[int, ...]) -> Tensor:
         """Put class token and registers before the patches ``(N, L, C)``."""
-        x = torch.cat([self.cls_token.expand(len(x), -1, -1), x], dim=1)
+        prefix = int(self.cls_token is not None)
+        if prefix:
+            x = torch.cat([self.cls_token.expand(len(x), -1, -1), x], dim=1)
         if self.pos_embed is not None:
-            x = x + resample_position_embedding(
-                self.pos_embed, self.grid, grid, antialias=self.antialias
+            pos_embed = resample_position_embedding(
+                self.pos_embed,
+                self._plane,
+                grid[-len(self._plane) :],
+                prefix,
+                antialias=self.antialias,
             )
+            if self.inflated:
+                first, plane = pos_embed.tensor_split([prefix], 1)
+                pos_embed = torch.cat([first, plane.repeat(1, grid[0], 1)], 1)
+            x = x + pos_embed
         if self.reg_token is None:
             return x
         registers = self.reg_token.expand(len(x), -1, -1)
-        return torch.cat([x[:, :1], registers, x[:, 1:]], dim=1)
+        return torch.cat([x[:, :prefix], registers, x[:, prefix:]], dim=1)
+
+    def _z_positions(self, depth: int) -> Tensor:
+        """Resample the embedding of the depth to ``(1, C, depth, 1, 1)``."""
+        old, new = (self.grid[0], 1), (depth, 1)
+        embedding = resample_position_embedding(self.z_pos_embed, old, new, 0)
+        return embedding.mT[..., None, None]
 
     def _positions(
         self, grid: tuple[int, ...], device: torch.device
     ) -> Positions:
         rotation = index = bias = None
+        copies = grid[0] if self.inflated else 1
         if self.rope is not None:
             rotation = self.rope(grid, device)
         if self.rel_pos_bias is not None or self.window is not None:
             index = relative_position_index(grid, device)
         if self.rel_pos_bias is not None:
-            bias = self.rel_pos_bias(grid, index)
-        return Positions(grid, rotation, bias, index)
+            bias = self.rel_pos_bias(grid, index, copies)
+        return Positions(
+            grid, rotation, bias, index, self.num_prefix_tokens, copies
+        )
 
     def get_layer_depth(self, name: str) -> tuple[int, int]:
         """Tell the depth of a parameter, for layer-wise learning rates.
 
         Returns:
             The layer (0 for the embeddings, ``i + 1`` for block ``i``, the
-            last for what follows) and the number of layers, as BEiT counts
+            last for what follows, and for the embedding of the depth, which
+            is as new as the heads) and the number of layers, as BEiT counts
             (get_num_layer_for_vit in its optim_factory.py).
         """
         num_layers = self.num_layers + 2
-        embeddings = ('cls_token', 'reg_token', 'pos_embed', 'patch_embed')
-        if name.split('.')[0] in embeddings:
+        if name.split('.')[0] in _EMBEDDINGS:
             return 0, num_layers
         if name.startswith('blocks.'):
             return int(name.split('.')[1]) + 1, num_layers
         return num_layers - 1, num_layers
+
+    @property
+    def added_keys(self) -> tuple[str, ...]:
+        """Names of the parameters that no network for images has."""
+        return ('z_pos_embed',) if self.inflated else ()
 
     @property
     def unused_pretrained_keys(self) -> tuple[str, ...]:
@@ -346,68 +370,23 @@ class VisionTransformer(PyramidEncoder, BaseModule):
     ) -> tuple[dict[str, Tensor], list[Change]]:
         """Fit a file's patch, positions and declared zeros to this model.
 
-        The file's grid is taken to be square (a cube).
+        The file's grid is taken to be square (a cube). Weights for images
+        are inflated to volumes.
 
         Returns:
             The state dict, and what was changed.
+
+        Raises:
+            WeightsError: They are for images, and this model is for volumes
+                and not ``inflated``; or the other way round.
         """
         return adapt_vit(
             state_dict,
             self.state_dict(),
             grid=self.grid,
+            plane=self._plane,
             antialias=self.antialias,
         )
-
-
-def _settings(arch: str | Mapping[str, Any], **given: Any) -> dict[str, Any]:
-    """Join what the caller gives with the preset and the plain ViT."""
-    if not isinstance(arch, str):
-        preset = dict(arch)
-        unknown = set(preset) - {*_DIMENSIONS, *_PLAIN}
-        if unknown or not set(_DIMENSIONS) <= set(preset):
-            raise ValueError(
-                f'arch takes {list(_DIMENSIONS)}, all three, and any of '
-                f'{sorted(_PLAIN)}; got {sorted(preset)}'
-            )
-    elif arch in PRESETS:
-        preset = dict(PRESETS[arch])
-    elif arch in ('t', 's', 'b', 'l', 'h'):
-        preset = dict(zip(_DIMENSIONS, ARCHITECTURES[arch], strict=True))
-    else:
-        close = difflib.get_close_matches(arch, PRESETS, n=3, cutoff=0.4)
-        raise ValueError(
-            f'VisionTransformer has no arch {arch!r}; choose one of t, s, b, '
-            f'l, h, a preset ({", ".join(close or sorted(PRESETS))} ...), or '
-            'give a dict with embed_dims, num_layers and num_heads'
-        )
-    given = {k: v for k, v in given.items() if v is not None}
-    return {**_PLAIN, **preset, **given}
-
-
-def _per_axis(
-    name: str, value: int | Sequence[int], spatial_dims: int
-) -> tuple[int, ...]:
-    if isinstance(value, int):
-        return (value,) * spatial_dims
-    if len(value) != spatial_dims:
-        raise ValueError(
-            f'{name}={tuple(value)} has {len(value)} axes, but '
-            f'spatial_dims={spatial_dims}'
-        )
-    return tuple(value)
-
-
-def _levels(
-    out_indices: Sequence[int] | None, num_layers: int
-) -> tuple[int, ...]:
-    if out_indices is None:
-        if num_layers not in OUT_INDICES:
-            raise ValueError(
-                f'there are no default out_indices for {num_layers} '
-                f'blocks (only for {sorted(OUT_INDICES)}); set them'
-            )
-        out_indices = OUT_INDICES[num_layers]
-    return select_levels(out_indices, num_layers)
 
 
 def _zeros(tokens: int, channels: int) -> nn.Parameter | None:

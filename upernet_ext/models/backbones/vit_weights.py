@@ -1,4 +1,4 @@
-"""Fit published ViT weights to a model of another grid, patch or bias.
+"""Fit published ViT weights to a model of another grid, patch, bias or rank.
 
 Each step changes a copy of the state dict and tells what it did. What is not
 known to be equivalent stays as it is, and fails when it is loaded.
@@ -10,13 +10,19 @@ from collections.abc import Mapping, Sequence
 import torch
 from torch import Tensor
 
-from ...interop import Change
+from ...interop import Change, WeightsError
+from ...interop.inflate import inflate_kernel
 from ...layers.patch_embed import (
     resample_patch_embedding,
     resample_position_embedding,
 )
-from ...layers.relative_position import resample_relative_position
+from ...layers.relative_position import (
+    resample_relative_position,
+    tile_relative_position,
+)
 
+_PATCH = 'patch_embed.proj.weight'
+_DEPTH = 'z_pos_embed'
 _SHARED_TABLE = 'rel_pos_bias.relative_position_bias_table'
 
 
@@ -25,6 +31,7 @@ def adapt_vit(
     own: Mapping[str, Tensor],
     *,
     grid: Sequence[int],
+    plane: Sequence[int],
     antialias: bool = False,
 ) -> tuple[dict[str, Tensor], list[Change]]:
     """Fit a file's tensors to a model.
@@ -33,21 +40,48 @@ def adapt_vit(
         state_dict: The file's, under the model's names.
         own: The model's.
         grid: Patches an axis of the model's positions.
+        plane: The axes of them that its position embedding has: all, or of
+            an inflated model those of an image.
         antialias: See ``resample_position_embedding``.
 
     Returns:
         The fitted state dict, and what was changed.
+
+    Raises:
+        WeightsError: Weights for images, and a model for volumes that is not
+            inflated; or the other way round.
     """
     state_dict = dict(state_dict)
+    inflate = _is_for_images(state_dict, own)
     changes = [
-        *_declared_zeros(state_dict, own),
+        *_declared_zeros(state_dict, own, inflate),
         *_spread_shared_table(state_dict, own),
         *_resample_patch(state_dict, own),
-        *_position_of_class_token(state_dict, own),
-        *_resample_positions(state_dict, own, grid, antialias),
-        *_resample_tables(state_dict, own, grid),
+        *_position_of_class_token(state_dict, own, len(plane)),
+        *_resample_positions(state_dict, own, plane, antialias),
+        *_resample_depth(state_dict, own),
+        *_resample_tables(state_dict, own, grid, inflate),
     ]
     return state_dict, changes
+
+
+def _is_for_images(
+    state_dict: Mapping[str, Tensor], own: Mapping[str, Tensor]
+) -> bool:
+    """Tell that a file for images is to be loaded into a model for volumes."""
+    kernel = state_dict.get(_PATCH)
+    if kernel is None or own[_PATCH].ndim == 4 or kernel.ndim not in (4, 5):
+        return False
+    images, inflated = kernel.ndim == 4, _DEPTH in own
+    if inflated != (images or _DEPTH in state_dict):
+        shape = tuple(kernel.shape)
+        raise WeightsError(
+            f'{_PATCH} {shape} is of a ViT that '
+            + ('is for images' if images else 'was built for volumes')
+            + f', which a model of inflated={inflated} cannot be: set '
+            f'backbone.inflated={not inflated}'
+        )
+    return images
 
 
 def _change(
@@ -57,17 +91,20 @@ def _change(
 
 
 def _declared_zeros(
-    state_dict: dict[str, Tensor], own: Mapping[str, Tensor]
+    state_dict: dict[str, Tensor], own: Mapping[str, Tensor], inflate: bool
 ) -> list[Change]:
-    """Set biases that whole families of files leave out because they are 0.
+    """Set what whole families of files leave out because it is 0.
 
     mmseg's ViT has no bias of the patch projection; timm's DINOv3 has none of
-    q and v, which it found to be zero (timm/models/eva.py).
+    q and v, which it found to be zero (timm/models/eva.py); an image has no
+    depth.
     """
     reasons = {
         r'patch_embed\.proj\.bias$': 'mmseg has no patch bias',
         r'blocks\.\d+\.attn\.[qv]_bias$': "timm leaves DINOv3's zeros out",
     }
+    if inflate:
+        reasons[f'{_DEPTH}$'] = 'an image has no depth'
     changes = []
     for pattern, why in reasons.items():
         wanted = [name for name in own if re.match(pattern, name)]
@@ -101,17 +138,22 @@ def _spread_shared_table(
 def _resample_patch(
     state_dict: dict[str, Tensor], own: Mapping[str, Tensor]
 ) -> list[Change]:
-    name = 'patch_embed.proj.weight'
-    old, wanted = state_dict.get(name), own[name].shape
-    if old is None or old.ndim != len(wanted) or old.shape[2:] == wanted[2:]:
+    old, size = state_dict.get(_PATCH), own[_PATCH].shape[2:]
+    if old is None or old.shape[2:] == size:
         return []
-    new = state_dict[name] = resample_patch_embedding(old, wanted[2:])
-    why = 'least-squares kernel of the other patch size'
-    return [_change(name, 'reshaped', old, new, why)]
+    if not 4 <= old.ndim <= 2 + len(size):
+        return []  # the receipt will name both shapes
+    new = resample_patch_embedding(old, size[2 - old.ndim :])
+    why = ['least-squares kernel of the other patch size'] * (new is not old)
+    if new.ndim < 2 + len(size):
+        new = inflate_kernel(new, size[0], 'mean')
+        why.append(f'inflated: the mean over {size[0]} slices')
+    state_dict[_PATCH] = new
+    return [_change(_PATCH, 'reshaped', old, new, ', '.join(why))]
 
 
 def _position_of_class_token(
-    state_dict: dict[str, Tensor], own: Mapping[str, Tensor]
+    state_dict: dict[str, Tensor], own: Mapping[str, Tensor], rank: int
 ) -> list[Change]:
     """Put the position of the class token back.
 
@@ -121,7 +163,6 @@ def _position_of_class_token(
     old = state_dict.get(name)
     if old is None or name not in own or 'reg_token' not in state_dict:
         return []
-    rank = own['patch_embed.proj.weight'].ndim - 2
     if old.shape == own[name].shape or not _edge(old.shape[1], rank):
         return []
     new = torch.cat([torch.zeros_like(old[:, :1]), old], 1)
@@ -156,23 +197,40 @@ def _resample_positions(
     return [_change(name, 'resized', old, new, why)]
 
 
+def _resample_depth(
+    state_dict: dict[str, Tensor], own: Mapping[str, Tensor]
+) -> list[Change]:
+    old = state_dict.get(_DEPTH)
+    if old is None or _DEPTH not in own or old.shape == own[_DEPTH].shape:
+        return []
+    depths = (old.shape[1], 1), (own[_DEPTH].shape[1], 1)
+    new = state_dict[_DEPTH] = resample_position_embedding(old, *depths, 0)
+    why = f'from {old.shape[1]} patches along z to {new.shape[1]}'
+    return [_change(_DEPTH, 'resized', old, new, why)]
+
+
 def _resample_tables(
     state_dict: dict[str, Tensor],
     own: Mapping[str, Tensor],
     grid: Sequence[int],
+    inflate: bool,
 ) -> list[Change]:
+    plane = grid[-2:] if inflate else grid
     changes = []
     for name, wanted in own.items():
         old = state_dict.get(name)
         if not name.endswith(_SHARED_TABLE) or old is None:
             continue
-        if old.shape == wanted.shape or old.shape[1:] != wanted.shape[1:]:
+        same = old.shape == wanted.shape and not inflate
+        if same or old.shape[1:] != wanted.shape[1:]:
             continue
         # The file's grid of n has 2n - 1 distances an axis, and 3 more rows.
-        edge = _edge(old.shape[0] - 3, len(grid))
+        edge = _edge(old.shape[0] - 3, len(plane))
         if edge % 2:
-            window = ((edge + 1) // 2,) * len(grid)
-            new = resample_relative_position(old, window, grid)
+            window = ((edge + 1) // 2,) * len(plane)
+            new = resample_relative_position(old, window, plane)
+            if inflate:
+                new = tile_relative_position(new, grid[0])
             state_dict[name] = new
             why = f'from a grid of {window} to {tuple(grid)}'
             changes.append(_change(name, 'resized', old, new, why))

@@ -14,6 +14,8 @@ def freeze(
 ) -> list[nn.Module]:
     """Freeze a backbone or a part of it.
 
+    What no published weights have (the backbone's ``added_keys``) is trained.
+
     Args:
         backbone: Its parameters are marked, nothing else is changed.
         what: ``'all'``; ``'all_but_norms'``; or ``k``: the embeddings (or
@@ -34,10 +36,22 @@ def freeze(
     return list(_frozen_modules(backbone))
 
 
+def added_names(backbone: nn.Module) -> set[str]:
+    """Name the parameters that a backbone has beyond its published weights.
+
+    Those that begin with one of its ``added_keys``: what a network for images
+    got on its way to volumes.
+    """
+    added = tuple(getattr(backbone, 'added_keys', ()))
+    names = (name for name, _ in backbone.named_parameters())
+    return {name for name in names if name.startswith(added)}
+
+
 def _frozen_names(
     backbone: nn.Module, what: int | Literal['all', 'all_but_norms']
 ) -> set[str]:
     names = {name for name, _ in backbone.named_parameters()}
+    names -= added_names(backbone)
     if what == 'all':
         return names
     if what == 'all_but_norms':

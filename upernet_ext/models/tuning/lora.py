@@ -10,6 +10,8 @@ from collections.abc import Iterator, Sequence
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
+from .freeze import added_names
+
 # Of q, k and v as three layers, in the names of transformers, timm, mmcv and
 # their kind. Each triple is asked for by the one name 'qkv'.
 _SEPARATE = (
@@ -30,6 +32,8 @@ def add_lora(
     dropout: float = 0.05,
 ) -> list[nn.Module]:
     """Put an adapter beside linear layers, and freeze all the rest.
+
+    Only what no published weights have (``added_keys``) is trained too.
 
     An adapted layer computes ``W x + b + alpha / rank * B A drop(x)``. ``B``
     starts from 0, so that at first the network is what it was.
@@ -72,6 +76,8 @@ def add_lora(
         r=rank, lora_alpha=alpha, lora_dropout=dropout, target_modules=names
     )
     inject_adapter_in_model(config, backbone)
+    for name in added_names(backbone):
+        backbone.get_parameter(name).requires_grad_(True)
     return [m for m in backbone.modules() if isinstance(m, _BatchNorm)]
 
 

@@ -3,6 +3,7 @@
 from torch import nn
 
 from .huggingface import from_upernet_head, to_upernet_head
+from .inflate import inflate
 from .key_style import KeyStyle, StateDict
 from .parts import split_parts
 from .pretrained import read_backbone
@@ -23,7 +24,8 @@ def load_segmentor(
 ) -> Receipt:
     """Load a whole segmentor of ours, mmseg or transformers.
 
-    Whose names the file has is found out part by part.
+    Whose names the file has is found out part by part. Where the model is one
+    of volumes and the file is in 2D, its kernels are inflated.
 
     Args:
         model: Ours, with ``backbone`` and heads; any other model takes its
@@ -34,8 +36,7 @@ def load_segmentor(
     Raises:
         WeightsError: It does not fit; see ``load_weights``.
     """
-    complete = set(wanted_names(model, state_dict)) <= set(state_dict)
-    if complete or not hasattr(model, 'backbone'):
+    if not hasattr(model, 'backbone') or _is_own(model, state_dict):
         return load_weights(model, state_dict, source=source)
     names, renamed, styles = {}, {}, {}
     changes: list[Change] = []
@@ -54,14 +55,27 @@ def load_segmentor(
             prefix + old: prefix + new for old, new in reading.renamed.items()
         }
         styles[reading.style] = None
+    changes = [_inside_backbone(change) for change in changes]
+    names, inflated = inflate(names, model)
     unused = getattr(model.backbone, 'unused_pretrained_keys', ())
+    added = getattr(model.backbone, 'added_keys', ())
     return load_weights(
         model,
         names,
         source=source,
         ignored=[f'backbone.{name}' for name in unused],
-        changes=[_inside_backbone(change) for change in changes],
+        optional=[f'backbone.{name}' for name in added],
+        changes=[*changes, *inflated],
         reading=Reading(names, ' and '.join(filter(None, styles)), renamed),
+    )
+
+
+def _is_own(model: nn.Module, state_dict: StateDict) -> bool:
+    """Tell a file of such a model: every name is there, and of its rank."""
+    own = model.state_dict()
+    return all(
+        name in state_dict and state_dict[name].ndim == own[here].ndim
+        for name, here in wanted_names(model, state_dict).items()
     )
 
 

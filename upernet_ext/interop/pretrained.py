@@ -7,6 +7,7 @@ from torch import Tensor, nn
 
 from .checkpoint import read_checkpoint
 from .huggingface import from_backbone
+from .inflate import inflate
 from .key_style import KeyStyle
 from .receipt import (
     Change,
@@ -128,11 +129,12 @@ def read_backbone(
     reading = _read(backbone, state_dict, wanted, key_map, source)
     adapted, changes = _fit_channels(backbone, reading.state_dict, wanted)
     if hasattr(backbone, 'adapt_state_dict'):
+        # It may put the names where shapes can be compared.
         adapted, more = backbone.adapt_state_dict(adapted)
-        # It may have put the names where the channels can be compared.
-        adapted, late = _fit_channels(backbone, adapted, wanted)
-        changes += [*more, *late]
-    return replace(reading, state_dict=adapted), changes
+        changes += more
+    adapted, inflated = inflate(adapted, backbone, wanted)
+    adapted, late = _fit_channels(backbone, adapted, wanted)
+    return replace(reading, state_dict=adapted), [*changes, *inflated, *late]
 
 
 def _read(

@@ -82,7 +82,7 @@ class Receipt:
         if self.renamed:
             pairs = [f'{old} -> {new}' for old, new in self.renamed.items()]
             lines.append(f'  {len(pairs)} renamed: {_some(pairs, 2)}')
-        lines += [f'  {change}' for change in self.changes]
+        lines += _list_changes(self.changes)
         if self.unused:
             lines.append(f'  not used by this model: {_some(self.unused)}')
         if self.missing:
@@ -120,6 +120,21 @@ def _change(stored: Mapping[str, Any]) -> Change:
             'new': tuple(stored['new']),
         }
     )
+
+
+def _list_changes(changes: Sequence[Change]) -> list[str]:
+    """One line a change; one for all of a kind where there are many."""
+    groups: dict[tuple[str, str], list[Change]] = {}
+    for change in changes:
+        groups.setdefault((change.kind, change.why), []).append(change)
+    lines = []
+    for (kind, why), group in groups.items():
+        if len(group) <= _SHOWN:
+            lines += [f'  {change}' for change in group]
+        else:
+            names = _some([change.name for change in group], 2)
+            lines.append(f'  {len(group)} {kind}: {names} ({why})')
+    return lines
 
 
 def _some(names: Sequence[str], shown: int = _SHOWN) -> str:

@@ -177,6 +177,28 @@ class _FittedDilationMixin:
         )
 
 
+class _SmallMapMixin:
+    """Convolve in float32 what is smaller than the kernel, on the CPU.
+
+    There oneDNN's gradient of bfloat16 weights is wrong, or NaN (torch 2.13,
+    AVX512_BF16): of a map 2 deep and a kernel of 3, for example.
+    """
+
+    def forward(self, x: Tensor) -> Tensor:
+        small = any(
+            size < edge
+            for size, edge in zip(x.shape[2:], self.kernel_size, strict=True)
+        )
+        if not (small and x.device.type == 'cpu'):
+            return super().forward(x)
+        with torch.autocast('cpu', enabled=False):
+            return super().forward(x.to(self.weight.dtype))
+
+
+class Conv3d(_SmallMapMixin, nn.Conv3d):
+    """``nn.Conv3d`` whose gradient is right on small maps, too."""
+
+
 class FittedConv2d(_FittedDilationMixin, nn.Conv2d):
     """``nn.Conv2d`` whose ``dilation`` is at most what fits the map."""
 
@@ -205,7 +227,7 @@ def conv_cfg(spatial_dims: int, largest_dilation: int | None = None) -> dict:
     """
     check_spatial_dims(spatial_dims)
     if largest_dilation is None:
-        return dict(type=f'Conv{spatial_dims}d')
+        return dict(type={2: nn.Conv2d, 3: Conv3d}[spatial_dims])
     classes = {2: FittedConv2d, 3: FittedConv3d}
     return dict(type=classes[spatial_dims], largest_dilation=largest_dilation)
 
@@ -310,7 +332,7 @@ def conv(
         groups: Groups of channels.
         bias: Add a learned number a channel.
     """
-    classes = {2: nn.Conv2d, 3: nn.Conv3d}
+    classes = {2: nn.Conv2d, 3: Conv3d}
     if padding == 'same':
         if stride == 1:
             padding = None
@@ -379,11 +401,11 @@ def conv_module(
 
 def max_pool(
     spatial_dims: int,
-    kernel_size: int,
+    kernel_size: int | Sequence[int],
     *,
     stride: int | None = None,
     padding: int = 0,
-    dilation: int = 1,
+    dilation: int | Sequence[int] = 1,
     ceil_mode: bool = False,
 ) -> nn.Module:
     """Max pooling; its stride is its window unless said otherwise."""
@@ -472,6 +494,19 @@ def memory_format(
         return torch.contiguous_format
     formats = {2: torch.channels_last, 3: torch.channels_last_3d}
     return formats[check_spatial_dims(spatial_dims)]
+
+
+def order_memory(module: nn.Module, channels_last: bool) -> None:
+    """Put a module's kernels, of any rank, in the order of its maps.
+
+    What ``module.to(memory_format=...)`` does where all are of one rank; a
+    network that takes a volume slice by slice has kernels of two.
+    """
+    for value in (*module.parameters(), *module.buffers()):
+        rank = value.ndim - 2
+        if rank in SPATIAL_DIMS:
+            order = memory_format(rank, channels_last)
+            value.data = value.data.contiguous(memory_format=order)
 
 
 def revert_sync_batch_norm(module: nn.Module) -> nn.Module:

@@ -5,9 +5,11 @@ from .backbones import (
     ConvNeXt,
     DenseNet,
     EfficientNet,
+    MiT,
     RegNet,
     ResNet,
     ResNetV2,
+    SwinTransformer,
     TimmBackbone,
     TransformersBackbone,
     VisionTransformer,
@@ -20,7 +22,7 @@ from .decode_heads import (
     FCNHead,
     UPerHead,
 )
-from .losses import CrossEntropyLoss, DiceLoss, FocalLoss
+from .losses import CrossEntropyLoss, DiceCELoss, DiceLoss, FocalLoss
 from .necks import Feature2Pyramid, MultiLevelNeck
 from .segmentors import EncoderDecoder
 
@@ -30,17 +32,20 @@ __all__ = [
     'DecodeHead',
     'DeepLabV3PlusHead',
     'DenseNet',
+    'DiceCELoss',
     'DiceLoss',
     'EfficientNet',
     'EncoderDecoder',
     'FCNHead',
     'Feature2Pyramid',
     'FocalLoss',
+    'MiT',
     'MultiLevelNeck',
     'RegNet',
     'ResNet',
     'ResNetV2',
     'SegDataPreProcessor',
+    'SwinTransformer',
     'TimmBackbone',
     'TransformersBackbone',
     'UPerHead',

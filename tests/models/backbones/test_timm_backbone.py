@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from upernet_ext.interop import WeightsError, load_pretrained
+from upernet_ext.interop.pretrained import load_backbone
 from upernet_ext.models.backbones import backbone_levels, build_backbone
 from upernet_ext.registry import MODELS
 
@@ -196,12 +197,35 @@ def test_a_segmentor_pads_to_whole_patches_and_keeps_the_size() -> None:
     assert logits.shape == (1, 3, 60, 50)
 
 
-def test_an_unknown_name_and_volumes_are_refused() -> None:
+def test_an_unknown_name_is_refused() -> None:
     cfg = dict(type='upernet_ext.TimmBackbone', model_name='resnet81')
     with pytest.raises(ValueError, match="no model 'resnet81'; close ones"):
         build_backbone(cfg, in_channels=3, spatial_dims=2)
-    with pytest.raises(ValueError, match='takes images only'):
-        build_backbone(cfg, in_channels=1, spatial_dims=3)
+
+
+@pytest.mark.parametrize('name', ['resnet18', 'vit_tiny_patch16_224'])
+def test_volumes_pass_slice_by_slice(name: str) -> None:
+    cfg = dict(type='upernet_ext.TimmBackbone', model_name=name)
+    if name.startswith('vit'):
+        cfg['img_size'] = 64
+    plane, _ = build_backbone(cfg, in_channels=1, spatial_dims=2)
+    volume, _ = build_backbone(cfg, in_channels=1, spatial_dims=3)
+    load_backbone(volume, plane.state_dict(), source='a file')
+    plane.eval()
+    volume.eval()
+    x = torch.randn(1, 1, 64, 64)
+    with torch.no_grad():
+        maps = volume(x.unsqueeze(2).repeat(1, 1, 5, 1, 1))
+        for found, expected, stride in zip(
+            maps, plane(x), volume.out_strides, strict=True
+        ):
+            assert found.shape[2] == -(-5 // stride[0])
+            torch.testing.assert_close(
+                found,
+                expected.unsqueeze(2).expand_as(found),
+                rtol=1e-4,
+                atol=1e-4,
+            )
 
 
 def test_without_timm_the_error_says_so(

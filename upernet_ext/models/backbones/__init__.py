@@ -13,9 +13,11 @@ from .door import (
     type_of,
 )
 from .efficientnet import EfficientNet
+from .mit import MiT
 from .regnet import RegNet
 from .resnet import ResNet
 from .resnetv2 import ResNetV2
+from .swin import SwinTransformer
 from .timm_backbone import TimmBackbone
 from .transformers_backbone import TransformersBackbone
 from .vision_transformer import VisionTransformer
@@ -26,9 +28,11 @@ __all__ = [
     'DenseNet',
     'EfficientNet',
     'Levels',
+    'MiT',
     'RegNet',
     'ResNet',
     'ResNetV2',
+    'SwinTransformer',
     'TimmBackbone',
     'TransformersBackbone',
     'VisionTransformer',

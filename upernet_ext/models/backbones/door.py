@@ -8,13 +8,16 @@ measured once on a small grid of zeros.
 
 import copy
 import inspect
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 from torch import Tensor, nn
 
+from ...layers.maps import as_maps
 from ...registry import MODELS
+from .volumes import VolumePlan, adapt, plan_volume
 
 # Edge of the grid of zeros: a multiple of the usual strides and patches.
 _PROBE_SIZE = 224
@@ -141,7 +144,11 @@ def fill(cfg: Mapping, part: str, **values) -> dict:
 
 
 def build_backbone(
-    cfg: Mapping | nn.Module, *, in_channels: int, spatial_dims: int
+    cfg: Mapping | nn.Module,
+    *,
+    in_channels: int,
+    spatial_dims: int,
+    spacing: Sequence[float] | None = None,
 ) -> tuple[nn.Module, str | Mapping | None]:
     """Build a backbone of any library.
 
@@ -150,21 +157,38 @@ def build_backbone(
             ``pretrained``: a path, a URL or ``dict(checkpoint=...,
             key_map=...)``. mmengine's ``init_cfg=dict(type='Pretrained',
             checkpoint=...)`` is read as the same, so that it is checked too.
-            Or a built backbone, which is taken as it is.
+            For volumes also ``adapter`` (``'inflate'``, ``'acs'``,
+            ``'slicewise'`` or ``dict(type='slicewise', slice_batch=...)``;
+            the defaults are in ``adapters.RULES``) and ``halvings`` (which
+            axes each halving halves; by default it follows from the
+            spacing). Images have no use for these two, so that a config
+            serves both. Or a built backbone, which is taken as it is.
         in_channels: Channels of the image.
         spatial_dims: 2 or 3.
+        spacing: Of the voxels (z, y, x), in mm; by default the same along
+            all axes. See ``adapters.plan_halvings``.
 
     Returns:
         The backbone, and its ``pretrained`` for ``interop.load_pretrained``.
+
+    Raises:
+        ValueError: The config contradicts the dataset, or the backbone has
+            no such adapter.
     """
     if isinstance(cfg, nn.Module):
         return cfg, None
-    cfg = fill(
-        cfg,
-        'backbone',
-        in_channels=(in_channels, 'the dataset'),
-        spatial_dims=(spatial_dims, 'the dataset'),
-    )
+    cfg = fill(cfg, 'backbone', in_channels=(in_channels, 'the dataset'))
+    plan, built_for = None, spatial_dims
+    if spatial_dims == 3:
+        cls = type_of(cfg)
+        cfg, plan = plan_volume(
+            cfg, cls, takes=partial(accepts, cls), spacing=spacing
+        )
+        built_for = plan.built_for
+    else:
+        for name in ('adapter', 'halvings'):
+            cfg.pop(name, None)
+    cfg = fill(cfg, 'backbone', spatial_dims=(built_for, 'the dataset'))
     pretrained = cfg.pop('pretrained', None)
     init_cfg = cfg.get('init_cfg')
     if isinstance(init_cfg, Mapping) and init_cfg['type'] == 'Pretrained':
@@ -181,7 +205,18 @@ def build_backbone(
                 cfg.setdefault(name, value)
     backbone = MODELS.build(cfg)
     _declare_keys(backbone, str(cfg['type']))
+    if plan is not None:
+        _adapt(backbone, plan, in_channels)
     return backbone, pretrained
+
+
+def _adapt(backbone: nn.Module, plan: VolumePlan, in_channels: int) -> None:
+    """Make a backbone one of volumes; in place."""
+    if plan.built_for == 3:
+        adapt(backbone, plan)
+        return
+    levels = backbone_levels(backbone, in_channels=in_channels, spatial_dims=2)
+    adapt(backbone, plan, channels=levels.channels, strides=levels.strides)
 
 
 def _declare_keys(backbone: nn.Module, kind: str) -> None:
@@ -197,36 +232,6 @@ def _declare_keys(backbone: nn.Module, kind: str) -> None:
     ]
     backbone.unused_pretrained_keys = (*unused, *masks)
     backbone.optional_pretrained_keys = optional
-
-
-def as_maps(
-    outputs: Tensor | Sequence[Tensor] | Mapping[str, Tensor],
-    source: str = 'the backbone',
-) -> list[Tensor]:
-    """List what a backbone returns: a map, several, or maps by name.
-
-    Args:
-        outputs: What it returned.
-        source: Who returned it, for the message.
-
-    Raises:
-        ValueError: Something in it is no tensor.
-    """
-    if isinstance(outputs, Tensor):
-        return [outputs]
-    if isinstance(outputs, Mapping):
-        outputs = outputs.values()
-    if not isinstance(outputs, Iterable):
-        outputs = [outputs]
-    maps = list(outputs)
-    wrong = [type(m).__name__ for m in maps if not isinstance(m, Tensor)]
-    if wrong or not maps:
-        raise ValueError(
-            f'{source} returns {wrong or "nothing"} where feature maps are '
-            'expected: return a tensor (N, C, *S), or a tuple, list or dict '
-            'of them, finest first'
-        )
-    return maps
 
 
 @torch.no_grad()

@@ -14,9 +14,12 @@ from . import (
     densenet,
     efficientnet_presets,
     hierarchical,
+    mit,
+    primus,
     regnet,
     resnet,
     resnetv2,
+    swin_presets,
     vit_presets,
     xception,
 )
@@ -32,7 +35,10 @@ _FAMILIES = (
     densenet,
     efficientnet_presets,
     convnext,
+    swin_presets,
+    mit,
     hierarchical,
+    primus,
 )
 
 

@@ -13,6 +13,8 @@ from collections.abc import Callable
 from mmseg.models import backbones as mmseg
 from torch import nn
 
+from ..adapters import Z_CONVS
+
 Depth = tuple[int, int]
 
 
@@ -98,6 +100,12 @@ def layer_depth(backbone: nn.Module, name: str) -> Depth:
     Raises:
         ValueError: There is no rule for this backbone.
     """
+    if name.startswith(Z_CONVS):
+        # They stand behind the network, as new as the heads.
+        names = (n for n, _ in backbone.named_parameters())
+        known = next(n for n in names if not n.startswith(Z_CONVS))
+        num_layers = layer_depth(backbone, known)[1]
+        return num_layers - 1, num_layers
     tell = getattr(backbone, 'get_layer_depth', None)
     if tell is not None:
         if 'prefix' in inspect.signature(tell).parameters:

@@ -3,6 +3,7 @@
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import NamedTuple, TypeVar
 
+import torch
 from mmengine.model import BaseModule
 from torch import Tensor, nn
 from torch.nn import functional as F  # noqa: N812
@@ -122,7 +123,9 @@ def needs_projection(
 class AvgPoolSame(nn.Module):
     """Average two pixels an axis at stride 1; beyond the far end is 0.
 
-    What timm's shortcut of the ResNets "d" does in place of a stride.
+    What timm's shortcut of the ResNets "d" does in place of a stride. Beyond
+    a volume's last slice comes that slice again: it is thick, and a border of
+    zeros would be half of it.
 
     Args:
         spatial_dims: 2 or 3.
@@ -134,7 +137,9 @@ class AvgPoolSame(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Keep the shape of ``(N, C, *S)``."""
-        return self.pool(F.pad(x, (0, 1) * (x.ndim - 2)))
+        if x.ndim == 5:
+            x = torch.cat([x, x[:, :, -1:]], 2)
+        return self.pool(F.pad(x, (0, 1, 0, 1)))
 
 
 class SqueezeExcite(nn.Module):

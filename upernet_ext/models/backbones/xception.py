@@ -81,13 +81,25 @@ class DilatedMaxPool(nn.Module):
         self, stride: int, dilation: int, *, spatial_dims: int
     ) -> None:
         super().__init__()
-        self.pads = (dilation,) * (2 * spatial_dims)
-        self.pool = max_pool(spatial_dims, 3, stride=stride, dilation=dilation)
+        # One number an axis: a thick slice may get others.
+        edge, dilations = (3,) * spatial_dims, (dilation,) * spatial_dims
+        self.pool = max_pool(
+            spatial_dims, edge, stride=stride, dilation=dilations
+        )
 
     def forward(self, x: Tensor) -> Tensor:
         """Pool ``(N, C, *S)``."""
         # torch's own padding ends at half the window, dilated or not.
-        return self.pool(F.pad(x, self.pads, value=-torch.inf))
+        pads = [
+            pad
+            for edge, dilation in zip(
+                reversed(self.pool.kernel_size),
+                reversed(self.pool.dilation),
+                strict=True,
+            )
+            for pad in [dilation * (edge // 2)] * 2
+        ]
+        return self.pool(F.pad(x, pads, value=-torch.inf))
 
 
 class Block(nn.Module):

@@ -100,12 +100,15 @@ def test_the_experiments_that_were_promised_are_there():
         *('upernet_dinov3-7b_ade20k', 'upernet_retfound-l_drive'),
         *('upernet_visionfm-b_drive', 'upernet_dinov3-l-lora_ade20k'),
         *('upernet_dinov2-b-lora_camvid', 'upernet_vit-t-lora_nuclei'),
+        *('upernet_resnet18_nnunet', 'upernet_resnet50_nnunet'),
+        *('deeplabv3plus_resnet50_nnunet', 'upernet_dinov3-l_nnunet'),
+        *('upernet_vit-t_nnunet', 'upernet_primus-s_nnunet'),
     }
     assert promised <= set(EXPERIMENTS)
     datasets = {name.split('_')[2].split('-')[0] for name in EXPERIMENTS}
     assert datasets == {
         *('ade20k', 'cityscapes', 'voc12aug', 'camvid', 'nuclei'),
-        *('mni152', 'folder', 'drive'),
+        *('mni152', 'folder', 'drive', 'nnunet', 'volumes'),
     }
 
 
@@ -152,18 +155,33 @@ def test_a_dump_reloads_equal(cfg, tmp_path):
 # --- what is built from them ------------------------------------------------
 
 
-def test_the_model_and_its_optimiser_are_built(cfg):
-    model = build_model(cfg)
-    assert model.num_classes == cfg.num_classes
-    assert len(model.levels.channels) == 4
+def check_levels(cfg, model):
+    """The levels are those of the header, of the family, or of a pyramid."""
+    strides = [s[-1] for s in model.levels.strides]
+    if cfg.spatial_dims == 3:
+        said = ast.get_docstring(ast.parse(Path(cfg.filename).read_text()))
+        said = re.search(
+            r'at\s+(?:strides\s+(\d+)\s+to\s+(\d+)|stride\s+(\d+))', said
+        )
+        first, last = (said[1], said[2]) if said[1] else (said[3], said[3])
+        used = [strides[i] for i in model.decode_head.in_index]
+        assert (used[0], used[-1]) == (int(first), int(last))
+        return
+    assert len(strides) == 4
     # A ViT of another patch than 16 has its own strides.
     patch = getattr(model.backbone, 'patch_size', (16,))[0]
-    strides = [s[0] * 16 / patch for s in model.levels.strides]
+    strides = [stride * 16 / patch for stride in strides]
     header = ast.get_docstring(ast.parse(Path(cfg.filename).read_text()))
     said = re.search(r'at stride (\d+)', header)
     coarsest = int(said[1]) if said else 32
     assert strides == [min(s, coarsest) for s in (4, 8, 16, 32)]
     assert model.data_preprocessor.mean is not None
+
+
+def test_the_model_and_its_optimiser_are_built(cfg):
+    model = build_model(cfg)
+    assert model.num_classes == cfg.num_classes
+    check_levels(cfg, model)
 
     optim = cfg.optim_wrapper.copy()
     dtype = optim.pop('dtype', None)  # autocast knows no meta device

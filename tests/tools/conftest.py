@@ -1,8 +1,10 @@
 """A folder of 32 x 32 images and a config that learns it in seconds."""
 
+import importlib.util
 import os
 import subprocess
 import sys
+import time
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -135,3 +137,35 @@ def project(tmp_path_factory):
         CONFIG.format(data_root=str(folder / 'data'), classes=CLASSES)
     )
     return Project(folder, config)
+
+
+@pytest.fixture
+def run(monkeypatch):
+    """Return a function that calls the ``main`` of a tool in this process."""
+    monkeypatch.syspath_prepend(str(ROOT / 'tools'))
+
+    def run(tool, *arguments):
+        # mmengine tells the runs of one process apart by the second.
+        time.sleep(1.01)
+        path = ROOT / 'tools' / tool
+        spec = importlib.util.spec_from_file_location(path.stem, path)
+        module = importlib.util.module_from_spec(spec)
+        spec.loader.exec_module(module)
+        module.main([str(argument) for argument in arguments])
+
+    return run
+
+
+@pytest.fixture
+def configs():
+    """The folder of configs."""
+    return ROOT / 'configs'
+
+
+@pytest.fixture
+def image_folder(tmp_path):
+    """A folder of four images to train on and two to validate."""
+    for i in range(6):
+        folder = tmp_path / 'images'
+        draw(folder, f'{"train" if i < 4 else "val"}/{i}.png', i)
+    return folder

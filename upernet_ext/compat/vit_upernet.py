@@ -159,7 +159,7 @@ def create_segmentation_model(
         ValueError: There is no such backbone or size.
         WeightsError: The checkpoint does not fit.
     """
-    arch = _preset(backbone_name, backbone_size)
+    arch = preset(backbone_name, backbone_size)
     if kwargs:
         warnings.warn(
             f'create_segmentation_model does not use {sorted(kwargs)}',
@@ -220,7 +220,7 @@ def _lora(
     )
 
 
-def _preset(name: str, size: str) -> str:
+def preset(name: str, size: str) -> str:
     """Find the preset of a backbone and a size."""
     if name not in BACKBONES:
         raise ValueError(

@@ -135,13 +135,14 @@ def _dataset_classes(
     dataset: Mapping, path: str, scope: str
 ) -> Iterator[tuple[str, Sequence[str]]]:
     """Yield the class names of a dataset config and of those it wraps."""
-    if 'dataset' in dataset:
+    # Of an nnU-Net dataset `dataset` is a number or a name.
+    if isinstance(dataset.get('dataset'), Mapping):
         yield from _dataset_classes(
             dataset['dataset'], f'{path}.dataset', scope
         )
     for i, inner in enumerate(dataset.get('datasets', ())):
         yield from _dataset_classes(inner, f'{path}.datasets.{i}', scope)
-    if 'type' not in dataset or 'dataset' in dataset or 'datasets' in dataset:
+    if 'type' not in dataset or 'datasets' in dataset:
         return
     metainfo = dataset.get('metainfo') or {}
     classes = dataset.get('classes') or metainfo.get('classes')

@@ -13,7 +13,7 @@ from mmengine.config import Config, DictAction
 from mmengine.logging import MMLogger
 from torch import distributed
 
-from ..config import load_config
+from .planned_config import load_planned_config
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -41,6 +41,12 @@ def add_run_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the arguments of a run from a config."""
     parser.add_argument('config', help='a config file, or the name of one')
     parser.add_argument(
+        '--nnunet',
+        nargs=3,
+        metavar=('DATASET', 'CONFIGURATION', 'FOLD'),
+        help='4 3d_fullres 0: which data a config for nnU-Net datasets reads',
+    )
+    parser.add_argument(
         '--work-dir',
         type=Path,
         help='for logs and checkpoints; default: work_dirs/<config name>',
@@ -57,9 +63,14 @@ def read_config(args: argparse.Namespace) -> Config:
     """Make the config of a run from its arguments.
 
     Raises:
-        ConfigError: See ``load_config``.
+        ValueError: See ``load_planned_config``.
     """
-    cfg = load_config(args.config, overrides=args.cfg_options)
+    overrides = dict(args.cfg_options or {})
+    if args.nnunet is not None:
+        names = ('dataset', 'configuration', 'fold')
+        values = (int(v) if v.isdigit() else v for v in args.nnunet)
+        overrides['nnunet'] = dict(zip(names, values, strict=True))
+    cfg = load_planned_config(args.config, overrides=overrides)
     if args.work_dir is not None:
         cfg.work_dir = str(args.work_dir)
     elif cfg.get('work_dir') is None:

@@ -1,0 +1,47 @@
+"""UPerNet, Primus-S/8 with attention over the volume, any nnU-Net dataset.
+
+From random weights, in full 3D attention. Patches of 8 voxels, which the neck
+turns into levels at strides 2 to 16. The optimiser is the authors' (their
+nnunetv2/training/nnUNetTrainer/primus/primus_trainers.py).
+
+Run:    python tools/train.py configs/upernet_primus-s_nnunet.py \
+            --nnunet 4 3d_fullres 0
+        (2 patches, one device)
+Expect: your data; not yet run here.
+"""
+
+_base_ = [
+    '_base_/backbones/primus-s8_mln.py',
+    '_base_/heads/uper_volumes.py',
+    '_base_/datasets/nnunet.py',
+    '_base_/schedules/adamw_4k.py',
+    '_base_/runtime.py',
+]
+model = dict(
+    type='upernet_ext.EncoderDecoder',
+    data_preprocessor=dict(
+        type='upernet_ext.SegDataPreProcessor', size=_base_.crop_size
+    ),
+    backbone=dict(
+        _base_.backbone,
+        halvings=_base_.halvings,
+        img_size=_base_.crop_size,
+        drop_path_rate=0.2,
+    ),
+    neck=dict(_base_.neck, out_channels=48),
+    decode_head=dict(_base_.decode_head, channels=48),
+    num_classes=_base_.num_classes,
+    in_channels=_base_.in_channels,
+    spatial_dims=_base_.spatial_dims,
+    multi_label=_base_.multi_label,
+    test_cfg=_base_.test_windows,
+)
+batch_size = 2
+optim_wrapper = dict(
+    optimizer=dict(lr=3e-4, weight_decay=5e-2),
+    clip_grad=dict(max_norm=1, norm_type=2),
+)
+tta = _base_.mirrored
+default_hooks = dict(
+    checkpoint=dict(save_best=_base_.best_metric, rule=_base_.best_rule)
+)

@@ -1,0 +1,53 @@
+"""UPerNet, a thin ResNet-18 from random weights, any nnU-Net dataset.
+
+The head decides at every second voxel (levels at strides 2 to 16): for small
+structures, such as the hippocampus.
+
+Run:    python tools/train.py configs/upernet_resnet18_nnunet.py \
+            --nnunet 4 3d_fullres 0
+        (2 patches, one device; 2d instead of 3d_fullres for slices)
+Expect: your data; not yet run here.
+"""
+
+_base_ = [
+    '_base_/backbones/resnet18-nd.py',
+    '_base_/heads/uper_volumes.py',
+    '_base_/datasets/nnunet.py',
+    '_base_/schedules/adamw_4k.py',
+    '_base_/runtime.py',
+]
+# So narrow a network has no groups worth the name.
+norm_cfg = dict(type='BN')
+model = dict(
+    type='upernet_ext.EncoderDecoder',
+    data_preprocessor=dict(
+        type='upernet_ext.SegDataPreProcessor', size=_base_.crop_size
+    ),
+    backbone=dict(
+        _base_.backbone,
+        halvings=_base_.halvings,
+        pretrained=None,
+        base_channels=16,
+        norm_cfg=norm_cfg,
+    ),
+    decode_head=dict(
+        _base_.decode_head,
+        channels=48,
+        norm_cfg=norm_cfg,
+        in_index=[0, 1, 2, 3],
+    ),
+    num_classes=_base_.num_classes,
+    in_channels=_base_.in_channels,
+    spatial_dims=_base_.spatial_dims,
+    multi_label=_base_.multi_label,
+    channels_last=True,
+    test_cfg=_base_.test_windows,
+)
+batch_size = 2
+optim_wrapper = dict(
+    optimizer=dict(lr=3e-3), clip_grad=dict(max_norm=12, norm_type=2)
+)
+tta = _base_.mirrored
+default_hooks = dict(
+    checkpoint=dict(save_best=_base_.best_metric, rule=_base_.best_rule)
+)

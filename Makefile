@@ -12,12 +12,13 @@ ONLY_TESTS := torchvision|timm|medicai|keras|h5py|ml_dtypes|namex|optree
 # they bring; a caller may say otherwise.
 TEST_THREADS ?= 1
 
-.PHONY: help quickstart test test-fast lint clean
+.PHONY: help quickstart quickstart-3d test test-fast lint clean
 
 help:
-	@echo 'make quickstart  train, test and predict on the MNI152 template'
-	@echo 'make test        lint and the whole test suite'
-	@echo 'make test-fast   lint and the tests that take no processes'
+	@echo 'make quickstart     train, test and predict on the MNI152 template'
+	@echo 'make quickstart-3d  the same on volumes of it'
+	@echo 'make test           lint and the whole test suite'
+	@echo 'make test-fast      lint and the tests that take no processes'
 
 # torch first, and pinned: other packages would pull the newest build.
 $(VENV)/.torch: $(PINS)
@@ -44,6 +45,13 @@ $(VENV)/.tests: $(VENV)/.quickstart $(wildcard requirements/*.txt)
 
 quickstart: $(VENV)/.quickstart
 	$(BIN)/python tools/quickstart.py
+
+$(VENV)/.volumes: $(VENV)/.quickstart requirements/volumes.txt
+	$(PIP) -c $(PINS) -e '.[quickstart,volumes]'
+	touch $@
+
+quickstart-3d: $(VENV)/.volumes
+	$(BIN)/python tools/quickstart.py --volumes
 
 lint: $(VENV)/.tests
 	$(BIN)/ruff check .

@@ -6,11 +6,10 @@ Every further argument is one of tools/train.py.
 """
 
 import argparse
+import runpy
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
-
-from train import main as train
 
 from upernet_ext.compat.nnunet_yaml import write_config
 from upernet_ext.engine.command_line import tool
@@ -31,7 +30,8 @@ def main(argv: Sequence[str] | None = None) -> None:
             write_config(args.config, config)
         data = (args.dataset, args.configuration, args.fold)
         more = ['--traceback'] if args.traceback else []
-        train([str(config), '--nnunet', *data, *more, *others])
+        train = runpy.run_path(str(Path(__file__).with_name('train.py')))
+        train['main']([str(config), '--nnunet', *data, *more, *others])
 
 
 if __name__ == '__main__':

@@ -1,31 +1,26 @@
-"""Show a config as it is after inheritance, overrides and checks."""
+"""Print a config as a run gets it.
+
+Run: python tools/print_config.py CONFIG [--nnunet 4 3d_fullres 0]
+"""
 
 import argparse
 import sys
+from collections.abc import Sequence
 
-from mmengine.config import DictAction
+from upernet_ext.engine.command_line import (
+    add_config_arguments,
+    read_config,
+    tool,
+)
 
-from upernet_ext.config import ConfigError, load_config
 
-
-def main() -> None:
-    """Print the resolved config, which is a config file itself."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument('config', help='file, or name of an experiment')
-    parser.add_argument(
-        '--cfg-options',
-        nargs='+',
-        action=DictAction,
-        default={},
-        metavar='KEY=VALUE',
-        help='overrides, such as model.backbone.drop_path_rate=0.2',
-    )
-    args = parser.parse_args()
-    try:
-        cfg = load_config(args.config, overrides=args.cfg_options)
-    except ConfigError as error:
-        sys.exit(f'error: {error}')
-    sys.stdout.write(cfg.pretty_text)
+def main(argv: Sequence[str] | None = None) -> None:
+    """Print the config with its bases, overrides and planned numbers."""
+    parser = argparse.ArgumentParser('print_config', description=__doc__)
+    add_config_arguments(parser)
+    args = parser.parse_args(argv)
+    with tool(args):
+        sys.stdout.write(read_config(args).pretty_text)
 
 
 if __name__ == '__main__':

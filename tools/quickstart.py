@@ -1,6 +1,7 @@
 """Train, test and predict on the MNI152 template, which nilearn ships.
 
-Run: python tools/quickstart.py
+Run: python tools/quickstart.py             slices, in 2D
+     python tools/quickstart.py --volumes   slabs in nnU-Net's format, in 3D
 """
 
 import argparse
@@ -12,12 +13,12 @@ from pathlib import Path
 import cv2
 
 from upernet_ext.datasets import MNI152Dataset
+from upernet_ext.datasets.mni152 import write_mni152_cases
 
 TOOLS = Path(__file__).parent
-CONFIG = 'upernet_resnet18_mni152.py'
 
 
-def run(tool: str, *arguments: str | Path) -> None:
+def run(tool: str, *arguments: str | int | Path) -> None:
     """Run a tool of this folder as a user would, and stop if it fails."""
     command = [sys.executable, TOOLS / f'{tool}.py', *arguments]
     # One thread beside one loading process: on two shared cores, threads that
@@ -37,25 +38,56 @@ def write_slices(folder: Path) -> None:
         cv2.imwrite(str(folder / f'{sample["img_path"]}.png'), sample['img'])
 
 
+def newest(folder: Path) -> Path:
+    """Return the best checkpoint of a run."""
+    found = folder.glob('best_*.pth')
+    return max(found, key=lambda path: path.stat().st_mtime)
+
+
+def slices(folder: Path) -> None:
+    """Train, test and predict on axial slices."""
+    config = 'upernet_resnet18_mni152'
+    run('train', config, '--work-dir', folder, '--seed', '0')
+    best = newest(folder)
+    run(
+        *('test', config, best, '--work-dir', folder / 'test'),
+        *('--out', folder / 'test', '--show-dir', folder / 'pictures'),
+    )
+    write_slices(folder / 'slices')
+    run('predict', best, folder / 'slices', '--out', folder / 'predictions')
+
+
+def volumes(folder: Path) -> None:
+    """Train, test and predict on slabs, from nnU-Net's raw format."""
+    config = 'upernet_resnet18_nnunet'
+    root = write_mni152_cases(folder / 'raw')
+    # A patch that two cores train on in a quarter of a second.
+    options = [
+        *('--nnunet', root, '3d_fullres', '0', '--cfg-options'),
+        *('crop_size=(24,80,80)', 'max_iters=300', 'val_interval=300'),
+        'num_workers=1',
+    ]
+    run('train', config, '--work-dir', folder, '--seed', 0, '--amp', *options)
+    best = newest(folder)
+    run(
+        *('test', config, best, '--work-dir', folder / 'test'),
+        *('--out', folder / 'test', '--show-dir', folder / 'pictures'),
+        *options,
+    )
+    image = root / 'imagesTr' / 'middle_0000.nii.gz'
+    run('predict', best, image, '--out', folder / 'predictions')
+
+
 def main() -> None:
     """Run the whole example."""
     parser = argparse.ArgumentParser('quickstart', description=__doc__)
-    parser.add_argument(
-        '--work-dir', type=Path, default='work_dirs/quickstart'
-    )
-    folder = parser.parse_args().work_dir
-    run('train', CONFIG, '--work-dir', folder, '--seed', '0')
-    best = max(
-        folder.glob('best_*.pth'), key=lambda path: path.stat().st_mtime
-    )
-    pictures, slices = folder / 'pictures', folder / 'slices'
-    run(
-        *('test', CONFIG, best, '--work-dir', folder / 'test'),
-        *('--out', folder / 'test', '--show-dir', pictures),
-    )
-    write_slices(slices)
-    run('predict', best, slices, '--out', folder / 'predictions')
-    picture = sorted(pictures.rglob('*.png'))[0]
+    parser.add_argument('--volumes', action='store_true')
+    parser.add_argument('--work-dir', type=Path)
+    args = parser.parse_args()
+    name = 'quickstart-3d' if args.volumes else 'quickstart'
+    folder = args.work_dir or Path('work_dirs', name)
+    (volumes if args.volumes else slices)(folder)
+    picture = sorted((folder / 'pictures').rglob('*.png'))[0]
     sys.stdout.write(f'image | truth | prediction: {picture.resolve()}\n')
 
 

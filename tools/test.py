@@ -13,7 +13,7 @@ from mmengine.dist import is_main_process
 from upernet_ext.config import ConfigError
 from upernet_ext.engine.command_line import (
     add_run_arguments,
-    read_config,
+    read_run_config,
     tool,
 )
 from upernet_ext.engine.report import write_report
@@ -81,7 +81,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     """Test."""
     args = parse_arguments(argv)
     with tool(args):
-        cfg = read_config(args)
+        cfg = read_run_config(args)
         configure(cfg, args)
         runner = RUNNERS.build(cfg)
         metrics = runner.test()

@@ -14,7 +14,7 @@ from mmengine.runner import find_latest_checkpoint
 
 from upernet_ext.engine.command_line import (
     add_run_arguments,
-    read_config,
+    read_run_config,
     tool,
 )
 from upernet_ext.engine.optimizers.amp import use_mixed_precision
@@ -69,7 +69,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     """Train."""
     args = parse_arguments(argv)
     with tool(args):
-        cfg = read_config(args)
+        cfg = read_run_config(args)
         if args.resume is not None:
             resume(cfg, args.resume)
         if args.amp:

@@ -1,9 +1,18 @@
+import nibabel
 import numpy as np
 import pytest
 from mmengine.registry import DefaultScope
+from nilearn.datasets import load_mni152_template
 
 from upernet_ext.datasets import DataError, MNI152Dataset
-from upernet_ext.datasets.mni152 import SLICES, load_mni152
+from upernet_ext.datasets.mni152 import (
+    SLABS,
+    SLICES,
+    load_mni152,
+    write_mni152_cases,
+)
+from upernet_ext.datasets.volumes import find_dataset, read_volume
+from upernet_ext.datasets.volumes.splits import find_splits
 from upernet_ext.registry import DATASETS
 
 
@@ -138,3 +147,25 @@ def test_an_error_names_the_slice():
     pipeline = [dict(type='upernet_ext.LoadMask', num_classes=2)]
     with pytest.raises(DataError, match='mni152_axial_090'):
         build(split='test', pipeline=pipeline)[0]
+
+
+def test_the_template_as_cases_of_nnunet(tmp_path):
+    root = write_mni152_cases(tmp_path)
+    image, labels = load_mni152()
+    dataset = find_dataset(root)
+    assert [case.name for case in dataset.training] == sorted(SLABS)
+    whole = load_mni152_template(resolution=1)
+    for case in dataset.training:
+        first, end = SLABS[case.name]
+        for path, array in ((case.images[0], image), (case.labels, labels)):
+            volume = read_volume(path)
+            np.testing.assert_array_equal(volume.array, array[first:end, ::-1])
+        # The voxel lies where it lay in the template.
+        corner = nibabel.load(case.images[0]).affine @ [0, 0, 0, 1]
+        np.testing.assert_array_equal(corner, whole.affine @ [0, 0, first, 1])
+    inside = {z for ends in SLABS.values() for z in range(*ends)}
+    assert inside >= {z for slices in SLICES.values() for z in slices}
+    fold = find_splits([root], list(SLABS))[0]
+    held_out = range(*SLABS[fold['val'][0]])
+    assert set(held_out) >= {*SLICES['val'], *SLICES['test']}
+    assert not set(held_out) & set(SLICES['train'])

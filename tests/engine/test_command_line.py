@@ -7,7 +7,7 @@ from mmengine.logging import MMLogger
 from upernet_ext.config import ConfigError
 from upernet_ext.engine.command_line import (
     add_run_arguments,
-    read_config,
+    read_run_config,
     tool,
 )
 
@@ -30,14 +30,14 @@ def parse(tmp_path, monkeypatch):
 
 
 def test_defaults(parse):
-    cfg = read_config(parse())
+    cfg = read_run_config(parse())
     assert cfg.work_dir == 'work_dirs/mine'
     assert cfg.launcher == 'none'
     assert cfg.device is None
 
 
 def test_arguments_go_into_the_config(parse):
-    cfg = read_config(
+    cfg = read_run_config(
         parse(
             *('--work-dir', 'here', '--device', 'cpu', '--launcher', 'slurm'),
             *('--cfg-options', 'max_iters=7'),
@@ -50,8 +50,8 @@ def test_arguments_go_into_the_config(parse):
 def test_torchrun_is_recognised(parse, monkeypatch):
     for name in NAMES:
         monkeypatch.setenv(name, '0')
-    assert read_config(parse()).launcher == 'pytorch'
-    assert read_config(parse('--launcher', 'none')).launcher == 'none'
+    assert read_run_config(parse()).launcher == 'pytorch'
+    assert read_run_config(parse('--launcher', 'none')).launcher == 'none'
 
 
 @pytest.mark.parametrize('error', [ConfigError, FileNotFoundError, ValueError])

@@ -140,9 +140,8 @@ def project(tmp_path_factory):
 
 
 @pytest.fixture
-def run(monkeypatch):
+def run():
     """Return a function that calls the ``main`` of a tool in this process."""
-    monkeypatch.syspath_prepend(str(ROOT / 'tools'))
 
     def run(tool, *arguments):
         # mmengine tells the runs of one process apart by the second.

@@ -1,7 +1,9 @@
 """The MNI152 template: real data that a package brings along."""
 
 import functools
+import json
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -15,6 +17,8 @@ SLICES = dict(
     val=tuple(range(74, 85)),
     test=tuple(range(90, 100)),
 )
+# The same as volumes: the slices of each case; `middle` is held out.
+SLABS = dict(below=(0, 69), middle=(74, 100), above=(105, 189))
 
 
 @DATASETS.register_module()
@@ -165,3 +169,52 @@ def load_mni152() -> tuple[np.ndarray, np.ndarray]:
     image = np.round(t1 * 255).astype(np.uint8)
     image.flags.writeable = labels.flags.writeable = False
     return image, labels
+
+
+def write_mni152_cases(raw: str | Path) -> Path:
+    """Write the template as a dataset in nnU-Net's raw format.
+
+    Its cases are three slabs, with 5 mm between them: ``below`` and ``above``
+    train, ``middle`` validates, in the only fold. Labels as in
+    ``MNI152Dataset``.
+
+    Args:
+        raw: The folder of datasets; made where it is missing.
+
+    Returns:
+        The dataset's folder, ``Dataset152_MNI``.
+
+    Raises:
+        ImportError: nilearn is not installed.
+    """
+    image, labels = load_mni152()
+    from nibabel import Nifti1Image, save
+    from nilearn.datasets import load_mni152_template
+
+    affine = load_mni152_template(resolution=1).affine
+    root = Path(raw) / 'Dataset152_MNI'
+    for folder, array, end in (
+        ('imagesTr', image, '_0000'),
+        ('labelsTr', labels, ''),
+    ):
+        (root / folder).mkdir(parents=True, exist_ok=True)
+        # Back to the axes of the file: right, front, up.
+        whole = Nifti1Image(array[:, ::-1].transpose(2, 1, 0), affine)
+        for name, ends in SLABS.items():
+            slab = whole.slicer[:, :, slice(*ends)]
+            save(slab, root / folder / f'{name}{end}.nii.gz')
+    names = MNI152Dataset.METAINFO['classes']
+    description = dict(
+        channel_names={'0': 'T1'},
+        labels={name: i for i, name in enumerate(names)},
+        numTraining=len(SLABS),
+        file_ending='.nii.gz',
+    )
+    fold = dict(train=['above', 'below'], val=['middle'])
+    for name, content in (
+        ('dataset', description),
+        ('splits_final', [fold]),
+    ):
+        text = json.dumps(content, indent=2)
+        (root / f'{name}.json').write_text(f'{text}\n')
+    return root

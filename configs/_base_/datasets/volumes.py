@@ -21,7 +21,11 @@ plan = None
 test_windows = dict(
     mode='slide', crop_size=crop_size, overlap=0.5, window_weight='gaussian'
 )
-mirrored = dict(flip_axes=tuple(range(-spatial_dims, 0)), average='logits')
+mirrored = dict(
+    scales=(1.0,),
+    flip_axes=tuple(range(-spatial_dims, 0)),
+    average='logits',
+)
 best_metric = 'Dice'
 best_rule = 'greater'
 

@@ -178,3 +178,14 @@ def test_same_padding_gives_every_stride_one_pixel(
     for start in starts:
         corner = corner[0] if start == 0 else torch.zeros_like(corner[0])
     torch.testing.assert_close(net(x).flatten()[0], corner)
+
+
+@pytest.mark.parametrize('size', [(1, 3), (3, 1), (1, 1), (5, 4)])
+def test_average_pooling_of_one_voxel_an_axis(size):
+    """A volume of two equal slices, or one, is pooled like the slice."""
+    image = torch.randn(2, 3, *size)
+    expected = rank.avg_pool(2, 2, ceil_mode=True)(image)
+    pool = rank.avg_pool(3, 2, ceil_mode=True)
+    for depth in (1, 2):
+        volume = image[:, :, None].expand(-1, -1, depth, -1, -1)
+        torch.testing.assert_close(pool(volume)[:, :, 0], expected)

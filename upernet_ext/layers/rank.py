@@ -415,6 +415,19 @@ def max_pool(
     )
 
 
+class _AvgPool3d(nn.AvgPool3d):
+    """``nn.AvgPool3d`` that takes an axis of one voxel, as 2D's does."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        if self.ceil_mode and 1 in x.shape[2:]:
+            edges = self.kernel_size
+            edges = (edges,) * 3 if isinstance(edges, int) else edges
+            # The mean of a voxel and its copies is the voxel.
+            sizes = zip(x.shape[2:], edges, strict=True)
+            x = x.expand(-1, -1, *(e if s == 1 else s for s, e in sizes))
+        return super().forward(x)
+
+
 def avg_pool(
     spatial_dims: int,
     kernel_size: int,
@@ -425,7 +438,7 @@ def avg_pool(
     count_include_pad: bool = True,
 ) -> nn.Module:
     """Average pooling; its stride is its window unless said otherwise."""
-    classes = {2: nn.AvgPool2d, 3: nn.AvgPool3d}
+    classes = {2: nn.AvgPool2d, 3: _AvgPool3d}
     return classes[check_spatial_dims(spatial_dims)](
         kernel_size, stride, padding, ceil_mode, count_include_pad
     )

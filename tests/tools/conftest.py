@@ -112,7 +112,7 @@ class Project:
         }
         path = [str(ROOT), os.environ.get('PYTHONPATH', '')]
         environment['PYTHONPATH'] = os.pathsep.join(filter(None, path))
-        start = sys.executable if tool.endswith('.py') else 'bash'
+        start = sys.executable if str(tool).endswith('.py') else 'bash'
         command = [start, self.tools / tool, *arguments]
         done = subprocess.run(
             [str(part) for part in command],

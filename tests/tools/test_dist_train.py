@@ -1,6 +1,7 @@
 """Two CPU processes are one process with twice the batch."""
 
 import json
+import socket
 
 import pytest
 import torch
@@ -75,3 +76,29 @@ def test_two_processes_equal_twice_the_batch_and_resume(project):
     validation = json.loads(log.read_text().splitlines()[-1])
     for name, value in report['metrics'].items():
         assert validation[name] == pytest.approx(value, rel=1e-6)
+
+
+def test_a_run_leaves_no_thread_to_its_interpreter(project):
+    """A thread of gloo that outlives the run aborts it at random."""
+    script = project.folder / 'one_rank.py'
+    script.write_text(
+        'import atexit, pathlib, runpy\n'
+        "comm = pathlib.Path('/proc/self/task').glob\n"
+        "names = lambda: [p.read_text() for p in comm('*/comm')]\n"
+        "gloo = lambda: sum('gloo' in name for name in names())\n"
+        "atexit.register(lambda: print('at the end', gloo()))\n"
+        f'main = runpy.run_path({str(project.tools / "train.py")!r})["main"]\n'
+        'main()\n'
+        "print('after the run', gloo())\n"
+    )
+    with socket.socket() as free:
+        free.bind(('127.0.0.1', 0))
+        port = free.getsockname()[1]
+    done = project.run(
+        *(script, project.config, *SEED, '--device', 'cpu'),
+        *('--work-dir', 'one_rank'),
+        **dict(RANK='0', LOCAL_RANK='0', WORLD_SIZE='1'),
+        **dict(MASTER_ADDR='127.0.0.1', MASTER_PORT=str(port)),
+    )
+    assert 'after the run 3' in done.stdout
+    assert 'at the end 0' in done.stdout

@@ -1,6 +1,8 @@
 """What the tools share: arguments, the config they make, and errors."""
 
 import argparse
+import atexit
+import gc
 import logging
 import os
 import re
@@ -115,7 +117,19 @@ def tool(args: argparse.Namespace) -> Iterator[None]:
         _log_traceback(error)
         sys.exit(f'{_rank()}error: {_message(error)}')
     if distributed.is_initialized():
-        distributed.destroy_process_group()
+        atexit.register(_leave_processes)
+
+
+def _leave_processes() -> None:
+    """Leave the other processes when the run's objects are gone.
+
+    A thread of gloo may still hold the tensors of the last exchange. It is
+    joined when the group's last owner goes, the model that ran in parallel;
+    left running, it would ask an interpreter that is shutting down to
+    release them, and abort the process.
+    """
+    distributed.destroy_process_group()
+    gc.collect()
 
 
 def _rank() -> str:

@@ -47,6 +47,7 @@ model = dict(
     test_cfg=_base_.test_windows,
 )
 batch_size = 2
+mirror_axes = ()
 optim_wrapper = dict(
     optimizer=dict(lr=3e-3), clip_grad=dict(max_norm=12, norm_type=2)
 )

@@ -1,5 +1,6 @@
 import argparse
 
+import numpy as np
 import pytest
 import torch
 from mmengine.logging import MMLogger
@@ -67,9 +68,31 @@ def test_mistakes_of_the_user_are_one_line(parse, error, monkeypatch):
         raise error('x')
 
 
-def test_faults_are_raised(parse):
-    with pytest.raises(ZeroDivisionError), tool(parse()):
-        1 / 0  # noqa: B018
+def too_large_for_torch():
+    torch.empty(1 << 60)
+
+
+def too_large_for_numpy():
+    np.empty(1 << 50)
+
+
+def too_large_for_a_gpu():
+    raise torch.OutOfMemoryError('CUDA out of memory. Tried to allocate 9 GiB')
+
+
+@pytest.mark.parametrize(
+    'ask', [too_large_for_torch, too_large_for_numpy, too_large_for_a_gpu]
+)
+def test_more_memory_than_there_is_names_what_to_change(parse, ask):
+    advice = r'^error: out of memory: .*crop_size.*batch_size.*llocate'
+    with pytest.raises(SystemExit, match=advice), tool(parse()):
+        ask()
+
+
+@pytest.mark.parametrize('fault', [ZeroDivisionError, RuntimeError])
+def test_faults_are_raised(parse, fault):
+    with pytest.raises(fault), tool(parse()):
+        raise fault
 
 
 class Broken(torch.utils.data.Dataset):

@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+import torch
 from mmengine.config import Config, DictAction
 from mmengine.logging import MMLogger
 from torch import distributed
@@ -102,17 +103,22 @@ def read_run_config(args: argparse.Namespace) -> Config:
 def tool(args: argparse.Namespace) -> Iterator[None]:
     """Run a tool: a mistake of its user ends it with one line.
 
-    Such mistakes are ``ValueError`` (of a config, weights or data) and
-    ``FileNotFoundError``. The log file of the run, where there is one
-    already, has the traceback. Any other error is a fault and is raised.
+    Such mistakes are ``ValueError`` (of a config, weights or data),
+    ``FileNotFoundError``, and more memory than there is. The log file of the
+    run, where there is one already, has the traceback. Any other error is a
+    fault and is raised.
 
     Raises:
         SystemExit: With status 1, after the line went to stderr.
     """
     try:
         yield
-    except (ValueError, FileNotFoundError) as error:
-        if args.traceback:
+    except (
+        *(ValueError, FileNotFoundError),
+        *(MemoryError, RuntimeError),  # torch's, of a GPU and of the CPU
+    ) as error:
+        fault = isinstance(error, RuntimeError) and not _lacks_memory(error)
+        if args.traceback or fault:
             raise
         _log_traceback(error)
         sys.exit(f'{_rank()}error: {_message(error)}')
@@ -137,6 +143,13 @@ def _rank() -> str:
     return '' if rank == '0' else f'[rank {rank}] '
 
 
+def _lacks_memory(error: Exception) -> bool:
+    return (
+        isinstance(error, (MemoryError, torch.OutOfMemoryError))
+        or 'allocate memory' in str(error)  # torch's allocator of the CPU
+    )
+
+
 def _message(error: Exception) -> str:
     message = str(error)
     if 'Original Traceback' in message:
@@ -144,6 +157,11 @@ def _message(error: Exception) -> str:
         message = re.split(r'\n[\w.]*(?:Error|Exception): ', message)[-1]
     # The registry says first which class was being built.
     message = re.sub(r'^class `\w+` in \S+: ', '', message)
+    if _lacks_memory(error):
+        message = (
+            'out of memory: use smaller images or patches (crop_size), fewer '
+            f'at a time (batch_size), or --amp ({message})'
+        )
     return ' '.join(message.split())
 
 

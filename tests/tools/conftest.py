@@ -156,6 +156,12 @@ def run():
 
 
 @pytest.fixture
+def launch(tmp_path):
+    """Return a function that starts a tool in processes of its own."""
+    return Project(tmp_path, tmp_path / 'none.py').run
+
+
+@pytest.fixture
 def configs():
     """The folder of configs."""
     return ROOT / 'configs'

@@ -106,6 +106,28 @@ def test_from_the_raw_folder_to_scores_files_and_pictures(
 
 
 @pytest.mark.slow
+def test_two_processes_prepare_train_and_measure_volumes(
+    blobs, launch, tmp_path
+):
+    options = ['--nnunet', 7, '3d_fullres', 0, '--device', 'cpu']
+    options += ['--cfg-options', 'num_workers=0', 'max_iters=2']
+    options += ['val_interval=2']
+    launch('dist_train.sh', CONFIG, 2, '--work-dir', 'two', *options)
+    checkpoint = tmp_path / 'two' / 'iter_2.pth'
+    reports, summaries = [], []
+    for tool, count in (('dist_test.sh', [2]), ('test.py', [])):
+        out = tmp_path / tool
+        launch(tool, CONFIG, checkpoint, *count, '--out', out, *options)
+        reports.append(json.loads((out / 'metrics.json').read_text()))
+        text = (out / 'labels' / 'summary.json').read_text()
+        summaries.append(json.loads(text.replace(str(out), '')))
+    assert [report['processes'] for report in reports] == [2, 1]
+    assert len(summaries[0]['metric_per_case']) == 2
+    assert summaries[0] == summaries[1]
+    assert reports[0]['per_class'] == reports[1]['per_class']
+
+
+@pytest.mark.slow
 def test_another_dataset_makes_volumes_of_an_experiment(
     blobs, image_folder, run, configs, tmp_path
 ):

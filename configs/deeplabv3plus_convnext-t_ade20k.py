@@ -19,14 +19,15 @@ model = dict(
         **_base_.normalization,
         size=_base_.crop_size,
     ),
-    backbone=dict(_base_.backbone, drop_path_rate=0.4),
+    # The maps at strides 4, 16 and 32: no head takes the one at 8.
+    backbone=dict(_base_.backbone, drop_path_rate=0.4, out_indices=[0, 2, 3]),
     neck=_base_.neck,
     decode_head=dict(
         _base_.decode_head,
         # For stride 32.
         dilations=(1, 3, 6, 9),
     ),
-    auxiliary_head=_base_.auxiliary_head,
+    auxiliary_head=dict(_base_.auxiliary_head, in_index=1),
     num_classes=_base_.num_classes,
     in_channels=_base_.in_channels,
     spatial_dims=_base_.spatial_dims,

@@ -19,6 +19,7 @@ from mmengine.registry import (
     DefaultScope,
 )
 from mmengine.runner import FlexibleRunner
+from mmseg.structures import SegDataSample
 from PIL import Image
 
 from upernet_ext.config import (
@@ -30,6 +31,7 @@ from upernet_ext.config import (
 )
 from upernet_ext.engine import DataNotFoundError, Runner
 from upernet_ext.registry import DATASETS, METRICS, MODELS
+from upernet_ext.structures import GridData
 
 EXPERIMENTS = sorted(f.stem for f in config_folder().glob('*.py'))
 BASES = sorted(config_folder().glob('_base_/**/*.py'))
@@ -167,14 +169,16 @@ def check_levels(cfg, model):
         used = [strides[i] for i in model.decode_head.in_index]
         assert (used[0], used[-1]) == (int(first), int(last))
         return
-    assert len(strides) == 4
     # A ViT of another patch than 16 has its own strides.
     patch = getattr(model.backbone, 'patch_size', (16,))[0]
     strides = [stride * 16 / patch for stride in strides]
     header = ast.get_docstring(ast.parse(Path(cfg.filename).read_text()))
     said = re.search(r'at stride (\d+)', header)
     coarsest = int(said[1]) if said else 32
-    assert strides == [min(s, coarsest) for s in (4, 8, 16, 32)]
+    wanted = cfg.model.backbone.get('out_indices', range(4))
+    if len(wanted) != 3:  # a neck makes four of what it gets
+        wanted = range(4)
+    assert strides == [min(4 * 2**i, coarsest) for i in wanted]
     assert model.data_preprocessor.mean is not None
 
 
@@ -195,6 +199,31 @@ def test_the_model_and_its_optimiser_are_built(cfg):
     assert max(rates) == cfg.optim_wrapper.optimizer.lr
     decays = bool(optim.get('paramwise_cfg'))  # of layers, or by name
     assert (min(rates) < max(rates)) == decays
+
+
+def test_every_parameter_that_is_trained_gets_a_gradient(cfg):
+    """One without stops a training of several processes."""
+    for name in ('decode_head', 'auxiliary_head'):
+        head = cfg.model.get(name)
+        if head is not None:
+            # Of any loss; the meta device has no numbers to look at.
+            head.loss_decode = dict(type='upernet_ext.CrossEntropyLoss')
+    cfg.model.decode_head.sampler = None
+    cfg.model.backbone.pop('drop_path_rate', None)
+    model = build_model(cfg).train()
+    size = [min(edge, 128) for edge in cfg.crop_size]
+    device = next(model.parameters()).device
+    with torch.device(device):
+        image = torch.zeros(2, cfg.in_channels, *size)
+        labels = torch.zeros(1, *size, dtype=torch.long)
+    sample = SegDataSample(gt_sem_seg=GridData(data=labels))
+    losses = model.loss(image, [sample, sample])
+    sum(v for name, v in losses.items() if 'loss' in name).backward()
+    assert [
+        name
+        for name, weight in model.named_parameters()
+        if weight.requires_grad and weight.grad is None
+    ] == []
 
 
 @pytest.mark.parametrize('name', EXPERIMENTS)

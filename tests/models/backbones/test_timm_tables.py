@@ -9,7 +9,7 @@ from torch import nn
 from torch.overrides import TorchFunctionMode
 
 from upernet_ext.models.backbones import build_backbone
-from upernet_ext.models.backbones.convnext import ENCODERS as CONVNEXT
+from upernet_ext.models.backbones.convnext_presets import ENCODERS as CONVNEXT
 from upernet_ext.models.backbones.densenet import ENCODERS as DENSENET
 from upernet_ext.models.backbones.efficientnet_presets import (
     ENCODERS as EFFICIENTNET,

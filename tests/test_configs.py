@@ -35,6 +35,7 @@ from upernet_ext.structures import GridData
 
 EXPERIMENTS = sorted(f.stem for f in config_folder().glob('*.py'))
 BASES = sorted(config_folder().glob('_base_/**/*.py'))
+RECIPES = sorted(config_folder().glob('_base_/recipes/*.py'))
 
 # DESIGN.md, section 2.3: every top-level key has one owner.
 OWNERS = dict(
@@ -126,7 +127,9 @@ def test_the_header_says_how_to_run_and_what_to_expect(name):
 
 
 @pytest.mark.parametrize(
-    'file', BASES, ids=lambda f: f'{f.parent.stem}-{f.stem}'
+    'file',
+    sorted({*BASES} - {*RECIPES}),
+    ids=lambda f: f'{f.parent.stem}-{f.stem}',
 )
 def test_every_key_has_one_owner(file):
     cfg = Config.fromfile(file)
@@ -140,6 +143,19 @@ def test_every_key_has_one_owner(file):
     owned = OWNERS.get(file.parent.name)
     if owned:
         assert set(cfg) & {*RUNNER_KEYS, *AXIS_KEYS} <= set(owned)
+
+
+@pytest.mark.parametrize('file', RECIPES, ids=lambda f: f.stem)
+def test_a_recipe_leaves_one_axis_to_the_experiments(file):
+    cfg = Config.fromfile(file)
+    lacking = [
+        folder for folder, keys in OWNERS.items() if not {*keys} & {*cfg}
+    ]
+    assert len(lacking) == 1
+    texts = [f.read_text() for f in config_folder().glob('*.py')]
+    users = [t for t in texts if f'_base_/recipes/{file.name}' in t]
+    assert len(users) > 1, 'what one experiment has stands in it'
+    assert all(f'_base_/{lacking[0]}/' in text for text in users)
 
 
 def test_mmengine_alone_reads_the_same(cfg):

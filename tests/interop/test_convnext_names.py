@@ -85,8 +85,9 @@ def test_backbone_of_transformers_with_its_norms(tmp_path) -> None:
 @both_versions
 @torch.no_grad()
 def test_mmpretrain(v2: bool, tmp_path) -> None:
-    mmpretrain = pytest.importorskip('mmpretrain.models.backbones')
-    theirs = mmpretrain.ConvNeXt(
+    from mmpretrain.models import backbones
+
+    theirs = backbones.ConvNeXt(
         dict(depths=DEPTHS, channels=DIMS),
         use_grn=v2,
         layer_scale_init_value=0.0 if v2 else 1e-6,
@@ -106,9 +107,10 @@ def test_mmpretrain(v2: bool, tmp_path) -> None:
 @pytest.mark.filterwarnings('ignore::DeprecationWarning')
 @torch.no_grad()
 def test_torchvision(tmp_path) -> None:
-    models = pytest.importorskip('torchvision.models.convnext')
+    from torchvision.models import convnext
+
     sizes = zip(DIMS, [*DIMS[1:], None], DEPTHS, strict=True)
-    theirs = models.ConvNeXt([models.CNBlockConfig(*row) for row in sizes])
+    theirs = convnext.ConvNeXt([convnext.CNBlockConfig(*row) for row in sizes])
     _randomise(theirs)
     ours = _loaded(theirs.state_dict(), 'torchvision', tmp_path)
     x = torch.randn(1, 3, 64, 96)
@@ -124,16 +126,17 @@ def test_torchvision(tmp_path) -> None:
 @pytest.mark.needs_torchvision
 @both_versions
 def test_official_names_are_those_that_timm_reads(v2: bool, tmp_path) -> None:
-    timm = pytest.importorskip('timm.models.convnext')
+    from timm.models import convnext
+
     version = dict(use_grn=True, ls_init_value=None) if v2 else {}
-    theirs = timm.ConvNeXt(depths=DEPTHS, dims=DIMS, **version)
+    theirs = convnext.ConvNeXt(depths=DEPTHS, dims=DIMS, **version)
     ours = _randomise(_small(v2=v2))
     official = STYLE['official'].to_style(ours.state_dict())
     assert 'downsample_layers.3.1.weight' in official
     assert 'stages.1.1.pwconv2.bias' in official
     if v2:
         assert official['stages.0.0.grn.gamma'].shape == (1, 1, 1, 32)
-    read = timm.checkpoint_filter_fn(dict(official), theirs)
+    read = convnext.checkpoint_filter_fn(dict(official), theirs)
     assert read.keys() == ours.state_dict().keys()
     for name, value in ours.state_dict().items():
         assert torch.equal(read[name], value), name

@@ -53,8 +53,9 @@ def test_monai_in_3d(tmp_path) -> None:
 @pytest.mark.needs_torchvision
 @torch.no_grad()
 def test_mmpretrain(tmp_path) -> None:
-    mmpretrain = pytest.importorskip('mmpretrain.models.backbones')
-    theirs = mmpretrain.DenseNet(
+    from mmpretrain.models import backbones
+
+    theirs = backbones.DenseNet(
         dict(growth_rate=4, depths=list(BLOCKS), init_channels=8)
     )
     weights = _randomise(theirs).state_dict()
@@ -68,7 +69,8 @@ def test_mmpretrain(tmp_path) -> None:
 @pytest.mark.filterwarnings('ignore::DeprecationWarning')
 @torch.no_grad()
 def test_torchvision_and_its_old_files(tmp_path) -> None:
-    models = pytest.importorskip('torchvision.models')
+    from torchvision import models
+
     theirs = models.DenseNet(4, BLOCKS, 8)
     weights = _randomise(theirs).state_dict()
     x = torch.randn(1, 3, 64, 96)

@@ -156,8 +156,9 @@ def test_dilated_resnet_of_mmseg(kind: str, tmp_path) -> None:
 def test_resnet_of_mmpretrain(
     arch: str, kind: str, style: str, tmp_path
 ) -> None:
-    mmpretrain = pytest.importorskip('mmpretrain.models.backbones')
-    theirs = getattr(mmpretrain, kind)(depth=50, out_indices=(0, 1, 2, 3))
+    from mmpretrain.models import backbones
+
+    theirs = getattr(backbones, kind)(depth=50, out_indices=(0, 1, 2, 3))
     _randomise(theirs)
     ours = _load(ResNet(arch), theirs.state_dict(), style, tmp_path)
     x = torch.randn(1, 3, 70, 100)
@@ -167,8 +168,9 @@ def test_resnet_of_mmpretrain(
 @pytest.mark.needs_torchvision
 @torch.no_grad()
 def test_regnet_of_mmpretrain(tmp_path) -> None:
-    mmpretrain = pytest.importorskip('mmpretrain.models.backbones')
-    theirs = mmpretrain.RegNet('regnetx_400mf', out_indices=(0, 1, 2, 3))
+    from mmpretrain.models import backbones
+
+    theirs = backbones.RegNet('regnetx_400mf', out_indices=(0, 1, 2, 3))
     _randomise(theirs)
     ours = RegNet('regnetx_004')
     _load(ours, theirs.state_dict(), 'mmpretrain', tmp_path)
@@ -182,7 +184,8 @@ def test_regnet_of_mmpretrain(tmp_path) -> None:
 @pytest.mark.filterwarnings('ignore::DeprecationWarning')
 @torch.no_grad()
 def test_torchvision(tmp_path) -> None:
-    models = pytest.importorskip('torchvision.models')
+    from torchvision import models
+
     x = torch.randn(1, 3, 70, 100)
     theirs = _randomise(models.resnet18())
     ours = _load(ResNet('resnet18'), theirs.state_dict(), 'timm', tmp_path)

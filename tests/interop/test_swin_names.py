@@ -4,6 +4,7 @@ import re
 
 import pytest
 import torch
+import transformers
 from mmseg.models import SwinTransformer as MMSwin
 from torch import Tensor
 
@@ -50,7 +51,6 @@ def test_mmseg() -> None:
 
 @both_versions
 def test_transformers(v2: bool) -> None:
-    transformers = pytest.importorskip('transformers')
     name = 'Swinv2' if v2 else 'Swin'
     config = getattr(transformers, f'{name}Config')(
         embed_dim=8,
@@ -73,8 +73,9 @@ def test_transformers(v2: bool) -> None:
 @both_versions
 @pytest.mark.filterwarnings('ignore::DeprecationWarning')
 def test_timm(v2: bool) -> None:
-    timm = pytest.importorskip('timm.models')
-    cls = timm.SwinTransformerV2 if v2 else timm.SwinTransformer
+    from timm import models
+
+    cls = models.SwinTransformerV2 if v2 else models.SwinTransformer
     net = cls(
         img_size=128,
         embed_dim=8,
@@ -94,9 +95,10 @@ def test_timm(v2: bool) -> None:
 @both_versions
 @pytest.mark.filterwarnings('ignore::DeprecationWarning')
 def test_official_names_are_those_that_timm_reads(v2: bool) -> None:
-    module = 'swin_transformer_v2' if v2 else 'swin_transformer'
-    timm = pytest.importorskip(f'timm.models.{module}')
-    cls = timm.SwinTransformerV2 if v2 else timm.SwinTransformer
+    from timm.models import swin_transformer, swin_transformer_v2
+
+    module = swin_transformer_v2 if v2 else swin_transformer
+    cls = module.SwinTransformerV2 if v2 else module.SwinTransformer
     net = cls(
         img_size=128,
         embed_dim=8,
@@ -106,7 +108,7 @@ def test_official_names_are_those_that_timm_reads(v2: bool) -> None:
         num_classes=0,
     )
     ours = _ours(v2, output_norm=False)
-    read = timm.checkpoint_filter_fn(dict(ours.state_dict()), net)
+    read = module.checkpoint_filter_fn(dict(ours.state_dict()), net)
     # It moves the mergings as from_timm undoes.
     again = STYLE['timm'].from_style({**read, 'head.fc.bias': torch.ones(2)})
     assert set(again) == {*ours.state_dict(), 'head.bias'}

@@ -87,7 +87,8 @@ def test_export_fills_mmseg(kind: str) -> None:
 
 
 def _mmpretrain(kind: str) -> tuple[nn.Module, dict]:
-    models = pytest.importorskip('mmpretrain.models')
+    from mmpretrain import models
+
     arch = dict(SMALL, feedforward_channels=96)
     common = dict(img_size=64, patch_size=16, out_type='featmap')
     norm = dict(norm_cfg=dict(type='LN', eps=1e-6), final_norm=False)

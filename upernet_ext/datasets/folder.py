@@ -1,6 +1,5 @@
 """A folder of images and masks, without code."""
 
-import os
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -11,13 +10,11 @@ from mmseg.datasets import BaseSegDataset
 
 from ..registry import DATASETS
 from ..structures import IGNORE_INDEX
+from .pairing import find_folders, pair_files
 from .palette import generate_palette
 from .pipeline import run_pipeline
 from .transforms.labels import to_labels
-from .transforms.reading import IMAGE_SUFFIXES, MASK_SUFFIXES, read_mask
-
-IMAGE_FOLDERS = ('img_dir', 'images', 'imgs')
-MASK_FOLDERS = ('ann_dir', 'labels', 'masks', 'annotations')
+from .transforms.reading import read_mask
 
 
 @DATASETS.register_module()
@@ -138,18 +135,16 @@ class FolderDataset(BaseSegDataset):
 
     def load_data_list(self) -> list[dict[str, Any]]:
         """Find and pair the files; see the class for what is refused."""
-        img_dir, ann_dir = self._find_folders()
-        images = _list_files(img_dir, self.img_suffix, IMAGE_SUFFIXES)
-        if not images:
-            raise ValueError(
-                f'FolderDataset: no images in {img_dir}'
-                f'{_describe_content(img_dir)}; looked for names that end in '
-                f'{self.img_suffix or ", ".join(IMAGE_SUFFIXES)}'
-            )
-        masks = {}
-        if ann_dir is not None:
-            masks = _list_files(ann_dir, self.seg_map_suffix, MASK_SUFFIXES)
-            _check_pairs(images, masks, img_dir, ann_dir)
+        img_dir, ann_dir = find_folders(
+            self.root,
+            self.split,
+            self.img_dir,
+            self.ann_dir,
+            needs_masks=not self.test_mode,
+        )
+        images, masks = pair_files(
+            img_dir, ann_dir, self.img_suffix, self.seg_map_suffix
+        )
         data_list = [self._describe(images[k], masks.get(k)) for k in images]
         if self.check_classes and ann_dir is not None:
             self._check_every_class_occurs(data_list, ann_dir)
@@ -172,66 +167,6 @@ class FolderDataset(BaseSegDataset):
         if mask is not None:
             sample['seg_map_path'] = mask
         return sample
-
-    def _find_folders(self) -> tuple[Path, Path | None]:
-        """Return the folders of images and masks; ``None`` for no masks."""
-        split = self.split or ''
-        if self.img_dir is not None:
-            img_dir = self.root / self.img_dir
-            if not img_dir.is_dir():
-                raise ValueError(f'FolderDataset: img_dir {img_dir} missing')
-            if self.ann_dir is None:
-                if self.test_mode:
-                    return img_dir, None
-                raise ValueError(
-                    f'FolderDataset: img_dir={self.img_dir!r} needs its '
-                    'ann_dir (only test_mode=True goes without masks)'
-                )
-            ann_dir = self.root / self.ann_dir
-            if not ann_dir.is_dir():
-                raise ValueError(f'FolderDataset: ann_dir {ann_dir} missing')
-            return img_dir, ann_dir
-        if self.ann_dir is not None:
-            raise ValueError(
-                f'FolderDataset: ann_dir={self.ann_dir!r} needs its img_dir'
-            )
-        without_masks = None
-        for image, mask in self._layouts(split):
-            if image.is_dir() and mask.is_dir():
-                return image, mask
-            if image.is_dir() and without_masks is None:
-                without_masks = image
-        if without_masks is not None and self.test_mode:
-            return without_masks, None
-        images = '|'.join(IMAGE_FOLDERS)
-        masks = '|'.join(MASK_FOLDERS)
-        looked = (
-            f'{{{images}}}/{split} with {{{masks}}}/{split}, or '
-            f'{split}/{{{images}}} with {split}/{{{masks}}}'
-            if split
-            else f'{{{images}}} with {{{masks}}}'
-        )
-        found = f', found the images {without_masks}' if without_masks else ''
-        hint = (
-            'split=None reads folders that are not split'
-            if split
-            else 'split names the folder of one split'
-        )
-        raise ValueError(
-            f'FolderDataset: no images with masks under {self.root}'
-            f'{_describe_content(self.root)}; looked for {looked}{found}; '
-            f'give img_dir and ann_dir for other names ({hint})'
-        )
-
-    def _layouts(self, split: str) -> list[tuple[Path, Path]]:
-        names = [(i, m) for i in IMAGE_FOLDERS for m in MASK_FOLDERS]
-        outside = [
-            (self.root / i / split, self.root / m / split) for i, m in names
-        ]
-        inside = [
-            (self.root / split / i, self.root / split / m) for i, m in names
-        ]
-        return outside + inside
 
     def _check_every_class_occurs(
         self, data_list: list[dict[str, Any]], ann_dir: Path
@@ -335,69 +270,3 @@ def _unique(array: np.ndarray) -> set[int]:
     if array.dtype == np.uint8:
         return set(np.flatnonzero(np.bincount(array.ravel())).tolist())
     return set(np.unique(array).tolist())
-
-
-def _list_files(
-    folder: Path, suffix: str | None, suffixes: Sequence[str]
-) -> dict[str, str]:
-    """Return path by key: the path below ``folder`` without its suffix."""
-    files: dict[str, str] = {}
-    for parent, _, names in os.walk(folder, followlinks=True):
-        for name in names:
-            path = Path(parent, name)
-            if name.startswith('.'):
-                continue
-            if suffix is None:
-                if path.suffix.lower() not in suffixes:
-                    continue
-                end = len(path.suffix)
-            elif name.endswith(suffix):
-                end = len(suffix)
-            else:
-                continue
-            key = path.relative_to(folder).as_posix()[:-end]
-            if key in files:
-                raise ValueError(
-                    f'FolderDataset: {files[key]} and {path} have the same '
-                    'name up to the suffix; remove one, or set img_suffix / '
-                    'seg_map_suffix'
-                )
-            files[key] = str(path)
-    return dict(sorted(files.items()))
-
-
-def _check_pairs(
-    images: Mapping[str, str],
-    masks: Mapping[str, str],
-    img_dir: Path,
-    ann_dir: Path,
-) -> None:
-    lonely = []
-    for here, there, one, other, folder in (
-        (images, masks, 'image', 'mask', ann_dir),
-        (masks, images, 'mask', 'image', img_dir),
-    ):
-        files = [path for key, path in here.items() if key not in there]
-        if files:
-            more = ', ...' if len(files) > 3 else ''
-            lonely.append(
-                f'{len(files)} of {len(here)} {one}s have no {other} in '
-                f'{folder}: {", ".join(files[:3])}{more}'
-            )
-    if lonely:
-        raise ValueError(
-            f'FolderDataset: {"; ".join(lonely)}; names must be equal up to '
-            'the suffix, or up to img_suffix and seg_map_suffix where given'
-        )
-
-
-def _describe_content(folder: Path) -> str:
-    if not folder.is_dir():
-        return ' (which does not exist)'
-    names = sorted(path.name for path in folder.iterdir())
-    more = ', ...' if len(names) > 6 else ''
-    return (
-        f' (which holds {", ".join(names[:6])}{more})'
-        if names
-        else (' (which is empty)')
-    )

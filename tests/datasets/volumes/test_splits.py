@@ -4,6 +4,7 @@ import json
 from pathlib import Path
 
 import pytest
+from sklearn.model_selection import KFold
 
 from upernet_ext.datasets.volumes.splits import (
     find_splits,
@@ -27,8 +28,7 @@ def test_folds_are_those_of_scikit_learn() -> None:
 
 
 def test_folds_of_many_cases_are_those_of_scikit_learn() -> None:
-    model_selection = pytest.importorskip('sklearn.model_selection')
-    fold_maker = model_selection.KFold(5, shuffle=True, random_state=12345)
+    fold_maker = KFold(5, shuffle=True, random_state=12345)
     for count in (5, 13, 260):
         cases = [f'{i:03d}' for i in range(count)]
         folds = fold_maker.split(cases)

@@ -27,9 +27,10 @@ def _randomise(net: nn.Module) -> nn.Module:
 @both_versions
 @torch.no_grad()
 def test_every_level_is_timms(v2: bool) -> None:
-    timm = pytest.importorskip('timm.models.convnext')
+    from timm.models import convnext
+
     version = dict(use_grn=True, ls_init_value=None) if v2 else {}
-    theirs = _randomise(timm.ConvNeXt(depths=DEPTHS, dims=DIMS, **version))
+    theirs = _randomise(convnext.ConvNeXt(depths=DEPTHS, dims=DIMS, **version))
     ours = _small(v2=v2).eval()
     ours.load_state_dict(
         {k: theirs.state_dict()[k] for k in ours.state_dict()}
@@ -43,7 +44,8 @@ def test_every_level_is_timms(v2: bool) -> None:
 @pytest.mark.needs_torchvision
 @torch.no_grad()
 def test_the_mlp_of_the_smallest_is_convolutions_as_timms() -> None:
-    timm = pytest.importorskip('timm')
+    import timm
+
     theirs = _randomise(timm.create_model('convnextv2_atto', num_classes=0))
     ours = ConvNeXt('convnext_v2_atto').eval()
     ours.load_state_dict(

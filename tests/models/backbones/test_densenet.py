@@ -35,8 +35,9 @@ def _levels(net: nn.Module, x: torch.Tensor, ends: tuple) -> list:
 @pytest.mark.needs_torchvision
 @torch.no_grad()
 def test_every_level_is_timms() -> None:
-    timm = pytest.importorskip('timm.models.densenet')
-    theirs = timm.DenseNet(growth_rate=4, block_config=(2, 3, 2, 1))
+    from timm.models import densenet
+
+    theirs = densenet.DenseNet(growth_rate=4, block_config=(2, 3, 2, 1))
     _randomise(theirs)
     ours = DenseNet(**SMALL).eval()
     ours.load_state_dict(

@@ -49,7 +49,8 @@ def _randomise(net: nn.Module) -> nn.Module:
 def test_every_level_is_timms(
     name: str, arch: str, shared: dict, more: dict
 ) -> None:
-    timm = pytest.importorskip('timm')
+    import timm
+
     theirs = timm.create_model(name, features_only=True, **shared)
     _randomise(theirs)
     ours = EfficientNet(arch, **shared, **more).eval()
@@ -121,7 +122,8 @@ def test_stages_behind_the_last_level_are_not_built() -> None:
 
 @pytest.mark.needs_torchvision
 def test_drop_path_rises_as_timms() -> None:
-    timm = pytest.importorskip('timm')
+    import timm
+
     theirs = timm.create_model('mobilenetv2_050', drop_path_rate=0.2)
     ours = EfficientNet('mobilenetv2_050', drop_path_rate=0.2)
     rates = {}

@@ -5,6 +5,7 @@ from pathlib import Path
 import mmseg
 import pytest
 import torch
+import transformers
 from mmseg.models import MixVisionTransformer
 from torch import Tensor, nn
 
@@ -36,7 +37,6 @@ def _theirs(library: str) -> nn.Module:
         return MixVisionTransformer(
             embed_dims=8, num_layers=DEPTHS, num_heads=[1, 2, 5, 8]
         )
-    transformers = pytest.importorskip('transformers')
     config = transformers.SegformerConfig(
         depths=list(DEPTHS), hidden_sizes=list(DIMS)
     )
@@ -70,7 +70,6 @@ def test_every_level_is_theirs(library: str) -> None:
 
 @pytest.mark.parametrize('arch', ARCHITECTURES)
 def test_as_many_parameters_as_transformers(arch: str) -> None:
-    transformers = pytest.importorskip('transformers')
     width, depths, _ = ARCHITECTURES[arch]
     config = transformers.SegformerConfig(
         depths=list(depths),

@@ -17,9 +17,10 @@ class _Reference(nn.Module):
     """What dynamic_network_architectures' Eva does with timm's blocks."""
 
     def __init__(self, embed_dims: int, num_layers: int, num_heads: int):
+        from timm import layers
+        from timm.models import eva
+
         super().__init__()
-        layers = pytest.importorskip('timm.layers')
-        eva = pytest.importorskip('timm.models.eva')
         self.patch_embed = nn.Module()
         self.patch_embed.proj = nn.Conv3d(1, embed_dims, 8, 8)
         self.pos_embed = nn.Parameter(torch.zeros(1, 24, embed_dims))

@@ -84,7 +84,8 @@ def _assert_same(ours: nn.Module, wanted: list, x: torch.Tensor) -> None:
 
 def twins(name: str, output_stride: int) -> tuple[nn.Module, nn.Module]:
     """Build ours and timm's with the same random weights."""
-    timm = pytest.importorskip('timm')
+    import timm
+
     build, twin, kwargs = PAIRS[name]
     theirs = timm.create_model(twin, output_stride=output_stride, **kwargs)
     _randomise(theirs)
@@ -111,7 +112,8 @@ def test_every_level_is_timms(name: str, output_stride: int) -> None:
 @pytest.mark.filterwarnings('ignore::DeprecationWarning')
 @torch.no_grad()
 def test_every_level_of_xception_is_timms() -> None:
-    timm = pytest.importorskip('timm')
+    import timm
+
     theirs = _randomise(timm.create_model('legacy_xception'))
     weights = theirs.state_dict()
     ours = Xception().eval()
@@ -135,7 +137,8 @@ def test_every_level_of_xception_is_timms() -> None:
 
 @pytest.mark.needs_torchvision
 def test_xceptions_entry_agrees_with_timms_card() -> None:
-    timm = pytest.importorskip('timm')
+    import timm
+
     from upernet_ext.models.backbones.xception import ENCODERS
 
     card = timm.models.get_pretrained_cfg('legacy_xception.tf_in1k')

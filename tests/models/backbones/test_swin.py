@@ -6,6 +6,7 @@ from pathlib import Path
 import mmseg
 import pytest
 import torch
+import transformers
 from mmseg.models import SwinTransformer as MMSwin
 from torch import Tensor, nn
 from torch.nn import functional as F  # noqa: N812
@@ -72,7 +73,6 @@ def test_every_level_is_mmsegs() -> None:
 @both_versions
 @torch.no_grad()
 def test_every_level_is_transformers(v2: bool) -> None:
-    transformers = pytest.importorskip('transformers')
     name = 'Swinv2' if v2 else 'Swin'
     config = getattr(transformers, f'{name}Config')(
         embed_dim=8,
@@ -106,8 +106,9 @@ def test_every_level_is_transformers(v2: bool) -> None:
 @pytest.mark.filterwarnings('ignore::DeprecationWarning')
 @torch.no_grad()
 def test_every_level_is_timms(v2: bool) -> None:
-    timm = pytest.importorskip('timm.models')
-    cls = timm.SwinTransformerV2 if v2 else timm.SwinTransformer
+    from timm import models
+
+    cls = models.SwinTransformerV2 if v2 else models.SwinTransformer
     # timm pads behind the shift, so that only whole windows are the same.
     theirs = cls(
         img_size=(128, 192),
@@ -140,7 +141,8 @@ def _size(net: nn.Module) -> int:
 @pytest.mark.parametrize('arch', ARCHITECTURES)
 @pytest.mark.filterwarnings('ignore::DeprecationWarning')
 def test_as_many_parameters_as_timms(arch: str, monkeypatch) -> None:
-    timm = pytest.importorskip('timm')
+    import timm
+
     linspace = torch.linspace
     # timm computes rates while it is built.
     monkeypatch.setattr(

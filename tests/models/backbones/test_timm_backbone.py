@@ -78,7 +78,8 @@ def _load(net: nn.Module, weights: Mapping[str, Tensor], path) -> None:
 @networks
 @torch.no_grad()
 def test_published_names_load_and_give_timms_maps(name: str, tmp_path) -> None:
-    timm = pytest.importorskip('timm')
+    import timm
+
     arguments, channels, strides = NETWORKS[name]
     classifier = _randomise(timm.create_model(name, **arguments))
     ours = _build(name)
@@ -115,7 +116,8 @@ def test_every_parameter_gets_a_gradient(name: str) -> None:
 
 
 def test_another_networks_file_is_refused(tmp_path) -> None:
-    timm = pytest.importorskip('timm')
+    import timm
+
     weights = timm.create_model('resnet34').state_dict()
     with pytest.raises(WeightsError, match=r'layer1\.2\.conv1\.weight'):
         _load(_build('resnet18'), weights, tmp_path)
@@ -123,7 +125,8 @@ def test_another_networks_file_is_refused(tmp_path) -> None:
 
 @networks
 def test_a_renamed_tensor_is_named(name: str, tmp_path) -> None:
-    timm = pytest.importorskip('timm')
+    import timm
+
     weights = timm.create_model(name, **NETWORKS[name][0]).state_dict()
     net = _build(name)
     victim = list(net.names)[len(net.names) // 2]
@@ -141,7 +144,8 @@ def test_a_renamed_tensor_is_named(name: str, tmp_path) -> None:
 def test_what_lies_behind_the_last_level_is_dropped(
     name: str, tmp_path
 ) -> None:
-    timm = pytest.importorskip('timm')
+    import timm
+
     classifier = _randomise(timm.create_model(name, **NETWORKS[name][0]))
     whole, part = _build(name), _build(name, out_indices=(1, 2))
     for net in (whole, part):

@@ -2,13 +2,13 @@
 
 import pytest
 import torch
+import transformers
 from torch import nn
 
 from upernet_ext.interop import WeightsError, load_pretrained
 from upernet_ext.models import TransformersBackbone
 from upernet_ext.models.backbones import backbone_levels
 
-transformers = pytest.importorskip('transformers')
 STAGES = dict(depths=[1, 1, 1, 1])
 SWIN = dict(STAGES, embed_dim=8, num_heads=[1, 1, 2, 2], window_size=2)
 VIT = dict(

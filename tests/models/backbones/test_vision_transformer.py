@@ -70,7 +70,8 @@ def test_equals_transformers(huggingface: ViTModel, size: tuple) -> None:
 @pytest.mark.needs_torchvision
 @pytest.mark.parametrize('final_norm', [False, True])
 def test_equals_timm(final_norm: bool) -> None:
-    timm = pytest.importorskip('timm')
+    import timm
+
     theirs = timm.models.VisionTransformer(
         img_size=32,
         patch_size=8,

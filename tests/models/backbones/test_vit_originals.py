@@ -162,7 +162,8 @@ def transformers_pair(
 def timm_pair(
     preset: str,
 ) -> tuple[VisionTransformer, nn.Module, Callable]:
-    timm = pytest.importorskip('timm')
+    import timm
+
     cfg = settings_of(preset, **{**SMALL, 'img_size': IMAGE})
     common = dict(
         embed_dim=cfg['embed_dims'],
@@ -330,7 +331,8 @@ def assert_complete(
 @pytest.mark.needs_torchvision
 @pytest.mark.parametrize('preset', PRESETS)
 def test_names_and_shapes_of_timm(preset: str) -> None:
-    timm = pytest.importorskip('timm')
+    import timm
+
     options = dict(num_classes=0)
     if preset.startswith('retfound-dinov2'):
         options['img_size'] = 224

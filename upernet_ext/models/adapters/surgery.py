@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F  # noqa: N812
 
 from ...interop.inflate import inflate
-from ...layers import rank
+from ...layers import norms, rank
 from ...layers.channel_norm import ChannelLayerNorm, GlobalResponseNorm
 
 
@@ -101,7 +101,7 @@ def _in_planes(layer: nn.Conv2d) -> nn.Module:
 
 
 def _batch_norm(layer: nn.BatchNorm2d) -> nn.Module:
-    new = rank.BatchNorm3d(
+    new = norms.BatchNorm3d(
         layer.num_features,
         eps=layer.eps,
         momentum=layer.momentum,
@@ -154,7 +154,7 @@ def _same(layer: nn.Module) -> nn.Module:
 # Exact type -> what becomes of it, apart from convolutions.
 LAYERS: Mapping[type[nn.Module], Callable[[nn.Module], nn.Module]] = {
     nn.BatchNorm2d: _batch_norm,
-    rank.BatchNorm2d: _batch_norm,
+    norms.BatchNorm2d: _batch_norm,
     nn.MaxPool2d: _max_pool,
     nn.AvgPool2d: _avg_pool,
     nn.AdaptiveAvgPool2d: _global_pool,
@@ -162,7 +162,7 @@ LAYERS: Mapping[type[nn.Module], Callable[[nn.Module], nn.Module]] = {
     **{
         cls: _same
         for cls in (
-            *(nn.SyncBatchNorm, nn.GroupNorm, rank.GroupNorm, DropPath),
+            *(nn.SyncBatchNorm, nn.GroupNorm, norms.GroupNorm, DropPath),
             *(ChannelLayerNorm, GlobalResponseNorm, nn.LayerNorm, nn.Linear),
             *(nn.Identity, nn.Dropout),
             *(nn.ReLU, nn.ReLU6, nn.SiLU, nn.GELU, nn.Sigmoid, nn.Hardswish),

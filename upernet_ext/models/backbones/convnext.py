@@ -2,13 +2,11 @@
 
 Papers: A ConvNet for the 2020s, https://arxiv.org/abs/2201.03545, and
 ConvNeXt V2, https://arxiv.org/abs/2301.00808. Parameter names and shapes are
-timm's (timm/models/convnext.py). Weights: ConvNeXt MIT by its authors and
-Apache-2.0 in timm's release, ConvNeXt V2 CC-BY-NC 4.0.
+timm's (timm/models/convnext.py). Weights: see ``convnext_presets``.
 """
 
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 
 import torch
 from mmcv.cnn.bricks import DropPath
@@ -20,74 +18,9 @@ from ...interop import Change
 from ...layers.channel_norm import ChannelLayerNorm, GlobalResponseNorm
 from ...layers.rank import check_spatial_dims, conv
 from ...registry import MODELS
-from .encoder import Encoder, PyramidEncoder, select_levels, timm_weights
+from .convnext_presets import convnext_sizes
+from .encoder import PyramidEncoder, select_levels
 
-
-@dataclass(frozen=True)
-class _Arch:
-    depths: tuple[int, ...]
-    dims: tuple[int, ...]
-    v2: bool = False
-    # timm keeps the small ones' MLP as 1x1 convolutions.
-    conv_mlp: bool = False
-
-
-def _widths(first: int) -> tuple[int, ...]:
-    return tuple(first * 2**i for i in range(4))
-
-
-# Tables 9 of the first paper and 15 of the second.
-ARCHITECTURES = {
-    'convnext_tiny': _Arch((3, 3, 9, 3), _widths(96)),
-    'convnext_small': _Arch((3, 3, 27, 3), _widths(96)),
-    'convnext_base': _Arch((3, 3, 27, 3), _widths(128)),
-    'convnext_large': _Arch((3, 3, 27, 3), _widths(192)),
-    'convnext_xlarge': _Arch((3, 3, 27, 3), _widths(256)),
-    'convnext_v2_atto': _Arch((2, 2, 6, 2), _widths(40), True, True),
-    'convnext_v2_femto': _Arch((2, 2, 6, 2), _widths(48), True, True),
-    'convnext_v2_pico': _Arch((2, 2, 6, 2), _widths(64), True, True),
-    'convnext_v2_nano': _Arch((2, 2, 8, 2), _widths(80), True, True),
-    'convnext_v2_tiny': _Arch((3, 3, 9, 3), _widths(96), True),
-    'convnext_v2_small': _Arch((3, 3, 27, 3), _widths(96), True),
-    'convnext_v2_base': _Arch((3, 3, 27, 3), _widths(128), True),
-    'convnext_v2_large': _Arch((3, 3, 27, 3), _widths(192), True),
-    'convnext_v2_huge': _Arch((3, 3, 27, 3), _widths(352), True),
-}
-# timm's names of the published weights: as the segmentation recipes of the
-# papers, the larger ones from ImageNet-22k.
-_WEIGHTS = {
-    'convnext_tiny': 'convnext_tiny.fb_in1k',
-    'convnext_small': 'convnext_small.fb_in1k',
-    'convnext_base': 'convnext_base.fb_in22k',
-    'convnext_large': 'convnext_large.fb_in22k',
-    'convnext_xlarge': 'convnext_xlarge.fb_in22k',
-    'convnext_v2_atto': 'convnextv2_atto.fcmae_ft_in1k',
-    'convnext_v2_femto': 'convnextv2_femto.fcmae_ft_in1k',
-    'convnext_v2_pico': 'convnextv2_pico.fcmae_ft_in1k',
-    'convnext_v2_nano': 'convnextv2_nano.fcmae_ft_in22k_in1k',
-    'convnext_v2_tiny': 'convnextv2_tiny.fcmae_ft_in22k_in1k',
-    'convnext_v2_base': 'convnextv2_base.fcmae_ft_in22k_in1k',
-    'convnext_v2_large': 'convnextv2_large.fcmae_ft_in22k_in1k',
-    'convnext_v2_huge': 'convnextv2_huge.fcmae_ft_in22k_in1k_384',
-}
-
-
-def _entry(arch: str) -> Encoder:
-    weights, v2 = _WEIGHTS.get(arch), ARCHITECTURES[arch].v2
-    paper = '2301.00808' if v2 else '2201.03545'
-    licence = 'CC-BY-NC-4.0' if v2 else 'Apache-2.0'
-    return Encoder(
-        family='convnext',
-        backbone=dict(type='upernet_ext.ConvNeXt', arch=arch),
-        source=f'https://arxiv.org/abs/{paper}',
-        spatial_dims=(2, 3),
-        weights=weights and timm_weights(weights),
-        licence=licence if weights else '',
-        reference='timm',
-    )
-
-
-ENCODERS = {arch: _entry(arch) for arch in ARCHITECTURES}
 _STAGE = re.compile(r'stages\.(\d+)\.blocks\.')
 _MLP_WEIGHT = re.compile(r'\.mlp\.fc[12]\.weight$')
 
@@ -270,7 +203,7 @@ class ConvNeXt(PyramidEncoder, BaseModule):
     ) -> None:
         super().__init__(init_cfg)
         check_spatial_dims(spatial_dims)
-        sizes = self._architecture(arch, depths, projection_dims, v2)
+        sizes = convnext_sizes(arch, depths, projection_dims, v2)
         self.depths, dims = sizes.depths, sizes.dims
         self.out_indices = select_levels(out_indices, len(dims))
         self.out_channels = tuple(dims[i] for i in self.out_indices)
@@ -310,33 +243,6 @@ class ConvNeXt(PyramidEncoder, BaseModule):
         if output_norm:
             for i in self.out_indices:
                 self.add_module(f'norm{i}', ChannelLayerNorm(dims[i]))
-
-    @staticmethod
-    def _architecture(
-        arch: str | None,
-        depths: Sequence[int] | None,
-        dims: Sequence[int] | None,
-        v2: bool,
-    ) -> _Arch:
-        if arch is not None:
-            if arch not in ARCHITECTURES:
-                raise ValueError(
-                    f'ConvNeXt has no arch {arch!r}; choose one of '
-                    f'{sorted(ARCHITECTURES)}, or leave arch out and give '
-                    'depths and projection_dims'
-                )
-            if depths is not None or dims is not None or v2:
-                raise ValueError(
-                    f'arch={arch!r} tells depths, projection_dims and v2; '
-                    'give either arch or them'
-                )
-            return ARCHITECTURES[arch]
-        if depths is None or dims is None or len(depths) != len(dims):
-            raise ValueError(
-                'ConvNeXt needs arch, or depths and projection_dims of one '
-                f'length; got depths={depths}, projection_dims={dims}'
-            )
-        return _Arch(tuple(depths), tuple(dims), v2)
 
     def init_weights(self) -> None:
         """Truncated normal 0.02 and biases 0, as the paper's code."""

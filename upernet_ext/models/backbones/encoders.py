@@ -10,7 +10,7 @@ from prettytable import PrettyTable
 
 from ...layers.rank import check_spatial_dims
 from . import (
-    convnext,
+    convnext_presets,
     densenet,
     efficientnet_presets,
     hierarchical,
@@ -34,7 +34,7 @@ _FAMILIES = (
     xception,
     densenet,
     efficientnet_presets,
-    convnext,
+    convnext_presets,
     swin_presets,
     mit,
     hierarchical,

@@ -42,7 +42,9 @@ batch_size = 2
 optim_wrapper = dict(
     optimizer=dict(lr=1e-3), clip_grad=dict(max_norm=12, norm_type=2)
 )
-tta = _base_.mirrored
+# A short schedule: see upernet_resnet18_nnunet.
+train_dataloader = dict(dataset=dict(pipeline=_base_.unmirrored_pipeline))
+tta = dict(_base_.mirrored, flip_axes=())
 default_hooks = dict(
     checkpoint=dict(save_best=_base_.best_metric, rule=_base_.best_rule)
 )

@@ -15,9 +15,6 @@ crop_size = (40, 56, 40)
 # Which axes each of a backbone's five halvings halves: thick slices late.
 halvings = ((2, 2, 2), (2, 2, 2), (2, 2, 2), (2, 2, 2), (2, 2, 2))
 batch_size = 2
-# Along which axes a training patch is mirrored, and a test's windows are with
-# --tta. () where left and right, or front and back, are classes.
-mirror_axes = tuple(range(-spatial_dims, 0))
 # How a case is prepared; a run's own, so that a checkpoint knows it.
 plan = None
 # nnU-Net's sliding window, and its augmentation at test time.
@@ -26,7 +23,7 @@ test_windows = dict(
 )
 mirrored = dict(
     scales=(1.0,),
-    flip_axes=mirror_axes,
+    flip_axes=tuple(range(-spatial_dims, 0)),
     average='logits',
 )
 best_metric = 'Dice'
@@ -49,8 +46,11 @@ train_pipeline = [
     dict(type='upernet_ext.RandomLowResolution'),
     dict(type='upernet_ext.RandomGamma', prob=0.1, invert=True),
     dict(type='upernet_ext.RandomGamma'),
-    dict(type='upernet_ext.RandomMirror', axes=mirror_axes),
+    dict(type='upernet_ext.RandomMirror', axes=mirrored['flip_axes']),
     dict(type='upernet_ext.PackInputs'),
+]
+unmirrored_pipeline = [
+    step for step in train_pipeline if 'RandomMirror' not in step['type']
 ]
 test_pipeline = [
     dict(type='upernet_ext.LoadCase', test_mode=True, plan=plan),

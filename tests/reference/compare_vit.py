@@ -14,7 +14,7 @@ TESTS = Path(__file__).parents[1]
 sys.path[:0] = [str(TESTS), str(TESTS / 'models' / 'backbones')]
 
 import conftest  # noqa: E402, F401  (makes timm importable)
-import test_vit_originals as originals  # noqa: E402
+from vit_originals import test_vit_levels as originals  # noqa: E402
 
 
 def main() -> None:

@@ -270,11 +270,7 @@ class SwinTransformer(PyramidEncoder, BaseModule):
         dims = [sizes.embed_dims * 2**i for i in range(len(self.depths))]
         self.out_indices = select_levels(out_indices, len(dims))
         self.out_channels = tuple(dims[i] for i in self.out_indices)
-        strides = [patch]
-        for step in factors:
-            strides.append(
-                tuple(s * f for s, f in zip(strides[-1], step, strict=True))
-            )
+        strides = _strides(patch, factors)
         self.out_strides = tuple(strides[i] for i in self.out_indices)
         self.gradient_checkpointing = gradient_checkpointing
         self.patch_embed = PatchEmbed(in_channels, dims[0], patch_size=patch)
@@ -388,6 +384,18 @@ class SwinTransformer(PyramidEncoder, BaseModule):
         return adapt_swin(
             state_dict, self.state_dict(), window=self.layers[0].window
         )
+
+
+def _strides(
+    patch: tuple[int, ...], factors: Sequence[tuple[int, ...]]
+) -> list[tuple[int, ...]]:
+    """Return the strides of the stages: of the patches, then merged."""
+    strides = [patch]
+    for step in factors:
+        strides.append(
+            tuple(s * f for s, f in zip(strides[-1], step, strict=True))
+        )
+    return strides
 
 
 def _rates(depths: Sequence[int], last: float) -> list[list[float]]:

@@ -1,231 +1,36 @@
-"""Convolve upsampled maps at their own resolution, exactly.
+"""Convolve upsampled maps without upsampling them.
 
-A linear resize ``U`` and a convolution are both linear, and ``U`` acts on each
-channel by itself, so they change places: with ``W_t`` the matrix of tap ``t``,
-
-    conv(U x)[p] = sum over taps t of (U (W_t x))[p + t].
-
-All ``W_t x`` are one matrix product at low resolution. Resize, shift and sum
-over the taps are separable: one matrix product an axis. The convolution of
-maps joined along their channels is the sum of theirs. The resized maps, and
-their concatenation, never exist. ``docs/performance.md`` counts what it saves.
+The convolution of maps joined along their channels is the sum of theirs, and
+that of a resized map can be had at its own resolution, exactly
+(``low_resolution_conv``): the resized maps, and their concatenation, never
+exist.
 """
 
 import math
 from collections.abc import Sequence
-from functools import lru_cache
 from itertools import accumulate, compress
 from typing import Any, NamedTuple
 
 import torch
 from mmcv.cnn import ConvModule
 from torch import Tensor
-from torch.nn import functional as F  # noqa: N812
-from torch.nn import grad as gradients
 
-from .linear_resize import resize_matrix
+from .low_resolution_conv import (
+    gather,
+    gradient_of_rows,
+    is_cheaper_at_low_resolution,
+    kernel_of,
+    multiply_adds,
+    product,
+    rows_of,
+    spread,
+    tap_matrix,
+)
 from .rank import is_plain_conv, resize
 
-# Numbers that a block of output channels may hold at a time on a CPU, whose
-# caches hold as many: 4 MiB in float32.
-CPU_BLOCK = 2**20
-
-
-# A number to torch.compile, whose tracer passes by the cache of a function.
-@torch.compiler.assume_constant_result
-def tap_matrix(*args) -> Tensor:
-    """See ``_tap_matrix``."""
-    return _tap_matrix(*args)
-
-
-@lru_cache(maxsize=256)
-def _tap_matrix(
-    low: int,
-    high: int,
-    taps: int,
-    dilation: int,
-    align_corners: bool,
-    dtype: torch.dtype,
-    device: torch.device,
-) -> Tensor:
-    """Return the resize of one axis, shifted to each tap, side by side.
-
-    Rows are zero where a tap lies in the padding. The result is shared: do
-    not write into it.
-
-    Args:
-        low: Pixels of the axis.
-        high: Pixels after the resize.
-        taps: Odd width of the kernel.
-        dilation: Distance between taps, in pixels after the resize.
-        align_corners: Of the resize.
-        dtype: Of the matrix.
-        device: Of the matrix.
-
-    Returns:
-        ``(high, taps * low)``, all pixels of the first tap first.
-    """
-    reach = taps // 2 * dilation
-    # Not under inference_mode, whose tensors no backward pass may save.
-    with torch.inference_mode(mode=False), torch.no_grad():
-        matrix = resize_matrix(low, high, align_corners, torch.float64)
-        padded = F.pad(matrix, (0, 0, reach, reach))
-        shifted = [padded[t * dilation :][:high] for t in range(taps)]
-        return torch.cat(shifted, dim=1).to(dtype).to(device)
-
-
-def _product(matrix: Tensor, x: Tensor) -> Tensor:
-    """``matrix @ x`` for ``(M, K)`` and ``(B, K, N)``."""
-    if x.dtype != torch.float32:
-        return torch.matmul(matrix, x)
-    # As a convolution: it obeys the same precision switch as the plain form
-    # (TF32). On one thread torch leaves an undilated one to MKL, which is
-    # half as fast on AMD; the dilation of a single tap means nothing.
-    return F.conv1d(x, matrix[:, :, None], dilation=2)
-
-
-def _product_last(x: Tensor, matrix: Tensor) -> Tensor:
-    """``x @ matrix`` for ``(A, B, K)`` and ``(K, N)``."""
-    if x.dtype != torch.float32:
-        return torch.matmul(x, matrix)
-    channels_last = x.permute(2, 0, 1)[None]
-    kernel = matrix.T[:, :, None, None]
-    ones, none = [1, 1], [0, 0]
-    out = torch.convolution(
-        channels_last, kernel, None, ones, none, [2, 2], False, none, 1
-    )
-    return out[0].permute(1, 2, 0)
-
-
-def _rows(kernel: Tensor) -> Tensor:
-    """Order ``(c, C, k_1, ..., k_r)`` as ``(k_r ... k_2 c k_1, C)``.
-
-    The taps of the first axis are next to its pixels in the product with a
-    map, and those of the others outermost, where they are free to move.
-    """
-    rank = kernel.ndim - 2
-    order = (*range(rank + 1, 2, -1), 0, 2, 1)
-    return kernel.permute(order).reshape(-1, kernel.shape[1])
-
-
-def _kernel(rows: Tensor, channels: int, taps: Sequence[int]) -> Tensor:
-    """Undo ``_rows``."""
-    rank = len(taps)
-    x = rows.unflatten(0, (*taps[:0:-1], channels, taps[0]))
-    return x.permute(rank - 1, -1, rank, *range(rank - 2, -1, -1))
-
-
-def _spread(
-    maps: Sequence[Tensor],
-    rows: Sequence[Tensor],
-    axes: Sequence[Sequence[Tensor]],
-    taps: Sequence[int],
-) -> Tensor:
-    """Convolve the resized maps and sum: ``(N, c, *size)``.
-
-    Args:
-        maps: ``(N, C, *low)`` each.
-        rows: Of each map, for c output channels: see ``_rows``.
-        axes: Of each map, the ``tap_matrix`` of each axis.
-        taps: Of the kernel, an axis.
-    """
-    rank, parts = len(taps), []
-    for x, row, matrices in zip(maps, rows, axes, strict=True):
-        t = _product(row, x.flatten(2)).unflatten(2, x.shape[2:])
-        t = t.unflatten(1, (*taps[:0:-1], -1, taps[0]))
-        # Here and below: N, taps of the axes to come, c, pixels of each axis.
-        t = t.flatten(rank + 1, rank + 2)
-        for axis, matrix in enumerate(matrices[:-1]):
-            if axis:
-                t = torch.cat(t.unbind(rank - axis), dim=rank + 1)
-            lead, rest = t.shape[: rank + 1], t.shape[rank + 2 :]
-            t = _product(
-                matrix, t.reshape(-1, t.shape[rank + 1], rest.numel())
-            )
-            t = t.view(*lead, len(matrix), *rest)
-        parts += t.unbind(1)
-    joined = torch.cat(parts, dim=-1)
-    last = torch.cat([matrices[-1] for matrices in axes], dim=1)
-    out = _product_last(joined.flatten(0, -3), last.T)
-    return out.reshape(*joined.shape[:-1], len(last))
-
-
-def _gather(
-    g: Tensor,
-    axes: Sequence[Tensor],
-    low: Sequence[int],
-    taps: Sequence[int],
-) -> Tensor:
-    """Return ``_spread``'s gradient of a map's products with its rows.
-
-    Args:
-        g: Gradient of the sum, ``(N, c, *size)``.
-        axes: ``tap_matrix`` of each axis.
-        low: Pixels of the map, an axis.
-        taps: Of the kernel, an axis.
-
-    Returns:
-        ``(N, taps * c, pixels)``, in the order of ``_rows``.
-    """
-    rank = len(taps)
-    t = _product_last(g.flatten(0, -3), axes[-1])
-    t = t.reshape(*g.shape[:-1], taps[-1], low[-1]).movedim(-2, 1)
-    for axis in reversed(range(rank - 1)):
-        lead, rest = t.shape[: rank + 1], t.shape[rank + 2 :]
-        t = t.reshape(-1, t.shape[rank + 1], rest.numel())
-        t = _product(axes[axis].T, t)
-        t = t.view(*lead, taps[axis], low[axis], *rest)
-        if axis:
-            t = t.movedim(rank + 1, rank - axis)
-    return t.reshape(len(g), -1, math.prod(low))
-
-
-def _gradient_of_rows(g: Tensor, x: Tensor) -> Tensor:
-    """Return ``sum of g_n x_n^T`` for ``(N, M, P)`` and ``(N, C, P)``."""
-    if x.dtype != torch.float32:
-        return torch.tensordot(g, x, dims=([0, 2], [0, 2]))
-    shape = (g.shape[1], x.shape[1], 1)
-    return gradients.conv1d_weight(x, shape, g, dilation=2)[..., 0]
-
-
-def multiply_adds(
-    low: Sequence[int], high: Sequence[int], taps: Sequence[int]
-) -> tuple[int, int]:
-    """Count the work at low resolution, an output channel and image.
-
-    Args:
-        low: Pixels of the map, an axis.
-        high: Pixels after the resize.
-        taps: Of the kernel, an axis.
-
-    Returns:
-        Multiply-adds for each input channel, and those of the axes.
-    """
-    spread = [k * s for k, s in zip(taps, low, strict=True)]
-    axes = [
-        math.prod(spread[i:]) * math.prod(high[: i + 1])
-        for i in range(len(low))
-    ]
-    return math.prod(spread), sum(axes)
-
-
-def is_cheaper_at_low_resolution(
-    in_channels: int,
-    low: Sequence[int],
-    high: Sequence[int],
-    taps: Sequence[int],
-) -> bool:
-    """Tell whether to convolve a map before its resize: the cost rule.
-
-    Args:
-        in_channels: Channels of the map.
-        low: Its pixels, an axis.
-        high: Pixels after the resize.
-        taps: Of the kernel, an axis.
-    """
-    each, axes = multiply_adds(low, high, taps)
-    plain = in_channels * math.prod(taps) * math.prod(high)
-    return in_channels * each + axes < plain
+# Numbers that a block of output channels may hold on a CPU: 16 MiB in
+# float32. Larger ones leave the caches, smaller ones repeat more work.
+CPU_BLOCK = 2**22
 
 
 def _blocks(total: int, most: int) -> list[slice]:
@@ -233,6 +38,14 @@ def _blocks(total: int, most: int) -> list[slice]:
     step = math.ceil(total / math.ceil(total / max(1, most)))
     starts = range(0, total, step)
     return [slice(start, min(start + step, total)) for start in starts]
+
+
+def _wide(dtype: torch.dtype) -> torch.dtype:
+    """Return the type between the products, at least float32.
+
+    In half precision each would round once more than the plain form does.
+    """
+    return torch.promote_types(dtype, torch.float32)
 
 
 class _Geometry(NamedTuple):
@@ -270,11 +83,11 @@ class _Geometry(NamedTuple):
         rows = zip(
             x.shape[2:], self.size, self.taps, self.dilation, strict=True
         )
-        end = (self.align_corners, x.dtype, x.device)
+        end = (self.align_corners, _wide(x.dtype), x.device)
         return [tap_matrix(*row, *end) for row in rows]
 
     def kernel(self, weight: Tensor) -> Tensor:
-        """Return the part of the plainly convolved map."""
+        """Return the plainly convolved map's part of the weight."""
         pieces = [weight[:, start:stop] for start, stop in self.plain]
         return pieces[0] if len(pieces) == 1 else torch.cat(pieces, dim=1)
 
@@ -293,6 +106,7 @@ class _Geometry(NamedTuple):
             last = self.taps[-1] * low[-1] * pixels // self.size[-1]
             held += products + 2 * last
         most = sum(images * x.shape[1] for x in maps) * pixels
+        most = most * maps[0].itemsize // _wide(maps[0].dtype).itemsize
         if maps[0].device.type == 'cpu':
             most = min(most, CPU_BLOCK)
         return [
@@ -321,13 +135,14 @@ class _Convolution(torch.autograd.Function):
         ctx.save_for_backward(weight, plain, *maps)
         out = _plain_part(geometry, weight, bias, plain, maps[0])
         axes = [geometry.axes(x) for x in maps]
+        wide = _wide(out.dtype)
         for channels, images in geometry.blocks(maps, len(weight)):
             rows = [
-                _rows(weight[channels, start:stop])
+                rows_of(weight[channels, start:stop]).to(wide)
                 for start, stop in geometry.low
             ]
-            some = [x[images] for x in maps]
-            out[images, channels] += _spread(some, rows, axes, geometry.taps)
+            some = [x[images].to(wide) for x in maps]
+            out[images, channels] += spread(some, rows, axes, geometry.taps)
         return out
 
     @staticmethod
@@ -337,7 +152,10 @@ class _Convolution(torch.autograd.Function):
         _, weight_wanted, bias_wanted, plain_wanted, *wanted = (
             ctx.needs_input_grad
         )
-        g_weight = torch.empty_like(weight) if weight_wanted else None
+        dtype = _wide(weight.dtype)
+        g_weight = (
+            torch.empty_like(weight, dtype=dtype) if weight_wanted else None
+        )
         g_bias = g.sum((0, *range(2, g.ndim))) if bias_wanted else None
         g_plain = None
         if plain is not None and (plain_wanted or weight_wanted):
@@ -347,6 +165,8 @@ class _Convolution(torch.autograd.Function):
         g_maps = _low_part_backward(
             geometry, g, weight, maps, g_weight, wanted
         )
+        if g_weight is not None:
+            g_weight = g_weight.to(weight.dtype)
         return None, g_weight, g_bias, g_plain, *g_maps
 
 
@@ -361,7 +181,7 @@ def _plain_part(
     if plain is not None:
         return torch.convolution(
             plain,
-            geometry.kernel(weight),
+            geometry.kernel(weight).to(plain.dtype),
             bias,
             *geometry.arguments,
         )
@@ -383,7 +203,7 @@ def _plain_part_backward(
     g_plain, g_kernel, _ = torch.ops.aten.convolution_backward(
         g,
         plain,
-        geometry.kernel(weight),
+        geometry.kernel(weight).to(plain.dtype),
         None,
         *geometry.arguments,
         [wanted, g_weight is not None, False],
@@ -405,9 +225,9 @@ def _low_part_backward(
     wanted: Sequence[bool],
 ) -> list[Tensor | None]:
     """Return the gradient of each map, and write those of their kernels."""
-    taps = geometry.taps
+    taps, wide = geometry.taps, _wide(g.dtype)
     g_maps = [
-        torch.zeros_like(x.flatten(2)) if needed else None
+        torch.zeros_like(x.flatten(2), dtype=wide) if needed else None
         for x, needed in zip(maps, wanted, strict=True)
     ]
     for (start, stop), x, g_map in zip(
@@ -415,21 +235,22 @@ def _low_part_backward(
     ):
         if g_map is None and g_weight is None:
             continue
-        axes, pixels = geometry.axes(x), x.flatten(2)
+        axes, pixels = geometry.axes(x), x.flatten(2).to(wide)
         if g_weight is not None:
             g_weight[:, start:stop] = 0
         for channels, images in geometry.blocks(maps, len(weight)):
-            block = _gather(g[images, channels], axes, x.shape[2:], taps)
+            block = g[images, channels].to(wide)
+            block = gather(block, axes, x.shape[2:], taps)
             if g_map is not None:
-                rows = _rows(weight[channels, start:stop])
-                g_map[images] += _product(rows.T, block)
+                rows = rows_of(weight[channels, start:stop]).to(wide)
+                g_map[images] += product(rows.T, block)
             if g_weight is not None:
-                found = _gradient_of_rows(block, pixels[images])
+                found = gradient_of_rows(block, pixels[images])
                 count = channels.stop - channels.start
-                found = _kernel(found, count, taps)
+                found = kernel_of(found, count, taps)
                 g_weight[channels, start:stop] += found
     return [
-        g_map if g_map is None else g_map.view_as(x)
+        g_map if g_map is None else g_map.view_as(x).to(x.dtype)
         for g_map, x in zip(g_maps, maps, strict=True)
     ]
 
@@ -494,20 +315,32 @@ class UpsampledConvModule(ConvModule):
         """Tell for each map whether it is convolved before its resize."""
         same = all(type(x) is Tensor for x in maps) and self._is_plain(size)
         taps = self.conv.kernel_size
+        # Between the products are numbers of float32, for which tensor cores
+        # and vector units are half as fast as for the plain form's.
+        price = 1 if self._dtype(maps[0]).itemsize > 2 else 2
         return [
             same
             and tuple(x.shape[2:]) != size
             and is_cheaper_at_low_resolution(
-                x.shape[1], x.shape[2:], size, taps
+                x.shape[1], x.shape[2:], size, taps, price
             )
             for x in maps
         ]
+
+    def _dtype(self, x: Tensor) -> torch.dtype:
+        """Return the type that the plain form computes with."""
+        device = x.device.type
+        if torch.is_autocast_enabled(device) and x.dtype != torch.float64:
+            return torch.get_autocast_dtype(device)
+        return self.conv.weight.dtype
 
     def _is_plain(self, size: Sequence[int]) -> bool:
         """Tell whether the module is what ``_convolve`` computes."""
         conv = self.conv
         return (
-            is_plain_conv(conv)
+            not torch.jit.is_tracing()
+            and not torch.compiler.is_exporting()
+            and is_plain_conv(conv)
             and self.order == ('conv', 'norm', 'act')
             and not self.with_explicit_padding
             and self.efficient_conv_bn_eval_forward is None
@@ -515,8 +348,6 @@ class UpsampledConvModule(ConvModule):
             and all(
                 s >= k for s, k in zip(size, conv.kernel_size, strict=True)
             )
-            and not torch.jit.is_tracing()
-            and not torch.compiler.is_exporting()
         )
 
     def _convolve(
@@ -528,13 +359,12 @@ class UpsampledConvModule(ConvModule):
         conv, device = self.conv, maps[0].device.type
         stops = list(accumulate(x.shape[1] for x in maps))
         columns = list(zip([0, *stops[:-1]], stops, strict=True))
-        tensors = [conv.weight, conv.bias]
+        tensors = [conv.bias]
         plain = [x for x, is_low in zip(maps, low, strict=True) if not is_low]
         tensors.append(self._joined(plain, size) if plain else None)
         tensors += compress(maps, low)
-        if torch.is_autocast_enabled(device):
-            dtype = torch.get_autocast_dtype(device)
-            tensors = [t if t is None else t.to(dtype) for t in tensors]
+        dtype = self._dtype(maps[0])
+        tensors = [t if t is None else t.to(dtype) for t in tensors]
         geometry = _Geometry(
             size,
             conv.kernel_size,
@@ -543,4 +373,5 @@ class UpsampledConvModule(ConvModule):
             tuple(compress(columns, (not is_low for is_low in low))),
             tuple(compress(columns, low)),
         )
-        return _Convolution.apply(geometry, *tensors)
+        with torch.autocast(device, enabled=False):
+            return _Convolution.apply(geometry, conv.weight, *tensors)

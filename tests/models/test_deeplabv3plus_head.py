@@ -174,8 +174,8 @@ def test_one_pixel_trains_at_batch_one(
 
 def test_dropout_behind_the_pyramid_takes_single_values() -> None:
     class Two(torch.nn.Module):
-        def forward(self, x: Tensor) -> Tensor:
-            return torch.full_like(x, 2)
+        def forward(self, maps: list[Tensor], size: tuple) -> Tensor:
+            return torch.full_like(maps[-1], 2)
 
     head = _head(aspp_dropout=0.5)
     head.bottleneck = Two()

@@ -349,11 +349,11 @@ def _ignores_nothing(
     return LOSS(self, logits, labels.where(labels != 255, 0), *rest)
 
 
-PYRAMID, POOLING, LOSS = UPerHead._pyramid, PPM.forward, CrossEntropyLoss.loss
+PYRAMID, POOLING, LOSS = UPerHead._pyramid, PPM.pool, CrossEntropyLoss.loss
 MUTANTS = {
     'no top-down sum': (UPerHead, '_add', _no_sum),
     'swapped levels': (UPerHead, '_pyramid', _swapped),
-    'missing PPM branch': (PPM, 'forward', _branch_missing),
+    'missing PPM branch': (PPM, 'pool', _branch_missing),
     'conv before the sum': (UPerHead, '_pyramid', _conv_before_sum),
     'nearest instead of bilinear': (uper_head, 'resize', _nearest),
     'ignore_index forgotten': (CrossEntropyLoss, 'loss', _ignores_nothing),

@@ -75,7 +75,11 @@ class PPM(nn.ModuleList):
 
     def forward(self, x: Tensor) -> list[Tensor]:
         """Return one ``(N, channels, *S)`` a scale, for ``x`` (N, C, *S)."""
+        size = x.shape[2:]
         return [
-            resize(branch(x), x.shape[2:], self.align_corners)
-            for branch in self
+            resize(pooled, size, self.align_corners) for pooled in self.pool(x)
         ]
+
+    def pool(self, x: Tensor) -> list[Tensor]:
+        """Return the maps of ``forward`` before their resize."""
+        return [branch(x) for branch in self]

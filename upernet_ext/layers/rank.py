@@ -200,12 +200,40 @@ def conv(
     )
 
 
+def is_plain_conv(module: nn.Module) -> bool:
+    """Tell whether a module is a plain convolution that keeps the size.
+
+    Of stride 1, one group, an odd kernel and the padding with zeros that
+    goes with it; and it runs no hook and no forward of others.
+    """
+    if type(module) not in (nn.Conv2d, nn.Conv3d, Conv3d):
+        return False
+    edges = zip(
+        module.kernel_size, module.dilation, module.padding, strict=False
+    )
+    hooks = (
+        module._forward_hooks,
+        module._forward_pre_hooks,
+        module._backward_hooks,
+        module._backward_pre_hooks,
+    )
+    return (
+        set(module.stride) == {1}
+        and module.groups == 1
+        and module.padding_mode == 'zeros'
+        and all(k % 2 and p == k // 2 * d for k, d, p in edges)
+        and 'forward' not in vars(module)
+        and not any(hooks)
+    )
+
+
 def conv_module(
     in_channels: int,
     out_channels: int,
     kernel_size: int,
     *,
     spatial_dims: int,
+    kind: type[ConvModule] = ConvModule,
     norm: dict | None = None,
     act: dict | None = None,
     dilation: int = 1,
@@ -225,9 +253,10 @@ def conv_module(
         dilation: Distance between taps, in pixels.
         largest_dilation: See ``conv_cfg``.
         inplace: Let the activation overwrite its input.
-        **kwargs: To ``ConvModule``: ``groups``, ``bias``, ``order``.
+        kind: ``ConvModule`` or a subclass.
+        **kwargs: To ``kind``: ``groups``, ``bias``, ``order``.
     """
-    return ConvModule(
+    return kind(
         in_channels,
         out_channels,
         kernel_size,

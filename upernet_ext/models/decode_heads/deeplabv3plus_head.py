@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from ...layers.aspp import ASPP, separable_conv_module
 from ...layers.pyramid_pooling import ClippedAvgPool
 from ...layers.rank import conv_module, resize
+from ...layers.upsampled_conv import UpsampledConvModule
 from ...registry import MODELS
 from .decode_head import DecodeHead, checked_depth
 
@@ -92,7 +93,10 @@ class DeepLabV3PlusHead(DecodeHead):
             between=mmseg,
         )
         self.bottleneck = self._conv(
-            (len(dilations) + 1) * channels, 3 if mmseg else 1
+            (len(dilations) + 1) * channels,
+            3 if mmseg else 1,
+            kind=UpsampledConvModule,
+            align_corners=self.align_corners,
         )
         self.aspp_dropout = nn.Dropout(aspp_dropout)
         self.c1_bottleneck = conv_module(
@@ -192,9 +196,8 @@ class DeepLabV3PlusHead(DecodeHead):
         return self.cls_seg(decode(torch.cat([x, fine], dim=1)))
 
     def _pool(self, x: Tensor) -> Tensor:
-        pooled = resize(self.image_pool(x), x.shape[2:], self.align_corners)
-        branches = torch.cat([pooled, *self.aspp_modules(x)], dim=1)
-        return self.aspp_dropout(self.bottleneck(branches))
+        branches = [self.image_pool(x), *self.aspp_modules(x)]
+        return self.aspp_dropout(self.bottleneck(branches, x.shape[2:]))
 
 
 def _check(

@@ -8,12 +8,12 @@ checkpoints load as they are.
 
 from collections.abc import Mapping, Sequence
 
-import torch
 from mmseg.structures import SegDataSample
 from torch import Tensor, nn
 
 from ...layers.pyramid_pooling import PPM
 from ...layers.rank import conv, resize
+from ...layers.upsampled_conv import UpsampledConvModule
 from ...registry import MODELS
 from .decode_head import DecodeHead, checked_depth
 
@@ -83,8 +83,11 @@ class UPerHead(DecodeHead):
             act_cfg=self.act_cfg,
             align_corners=self.align_corners,
         )
+        upsampled = dict(
+            kind=UpsampledConvModule, align_corners=self.align_corners
+        )
         self.bottleneck = self._conv(
-            in_channels[-1] + len(pool_scales) * channels, 3
+            in_channels[-1] + len(pool_scales) * channels, 3, **upsampled
         )
         # The deepest level has the pyramid pooling in place of both.
         self.lateral_convs = nn.ModuleList(
@@ -93,7 +96,9 @@ class UPerHead(DecodeHead):
         self.fpn_convs = nn.ModuleList(
             self._conv(channels, 3, inplace=False) for _ in in_channels[:-1]
         )
-        self.fpn_bottleneck = self._conv(len(in_channels) * channels, 3)
+        self.fpn_bottleneck = self._conv(
+            len(in_channels) * channels, 3, **upsampled
+        )
         self.deep_supervision = deep_supervision
         if deep_supervision:
             self.level_classifiers = nn.ModuleList(
@@ -183,11 +188,7 @@ class UPerHead(DecodeHead):
 
     def _classify(self, levels: Sequence[Tensor]) -> Tensor:
         """Fuse the pyramid at its finest level, and classify."""
-        size = levels[0].shape[2:]
-        fused = torch.cat(
-            [resize(x, size, self.align_corners) for x in levels], dim=1
-        )
-        return self.cls_seg(self.fpn_bottleneck(fused))
+        return self.cls_seg(self.fpn_bottleneck(levels))
 
     def _pyramid(self, features: Sequence[Tensor]) -> list[Tensor]:
         """Run the top-down path; return one map a level, finest first."""
@@ -206,7 +207,7 @@ class UPerHead(DecodeHead):
         return levels
 
     def _pool(self, x: Tensor) -> Tensor:
-        return self.bottleneck(torch.cat([x, *self.psp_modules(x)], dim=1))
+        return self.bottleneck([x, *self.psp_modules.pool(x)])
 
     def _add(self, lateral: Tensor, path: Tensor) -> Tensor:
         return lateral + resize(path, lateral.shape[2:], self.align_corners)

@@ -11,7 +11,8 @@ from mmcv.cnn import ConvModule
 from mmengine.model import BaseModule, xavier_init
 from torch import Tensor, nn
 
-from ...layers.rank import conv_module, resize
+from ...layers.rank import conv_module
+from ...layers.upsampled_conv import UpsampledConvModule
 from ...registry import MODELS
 from ..backbones import Levels
 
@@ -55,7 +56,9 @@ class MultiLevelNeck(BaseModule):
         self.out_channels = out_channels
         self.scales = tuple(scales)
 
-        def convs(channels: Sequence[int], kernel_size: int) -> nn.ModuleList:
+        def convs(
+            channels: Sequence[int], kernel_size: int, **kwargs
+        ) -> nn.ModuleList:
             return nn.ModuleList(
                 conv_module(
                     c,
@@ -64,12 +67,15 @@ class MultiLevelNeck(BaseModule):
                     spatial_dims=spatial_dims,
                     norm=norm_cfg,
                     act=act_cfg,
+                    **kwargs,
                 )
                 for c in channels
             )
 
         self.lateral_convs = convs(self.in_channels, 1)
-        self.convs = convs([out_channels] * len(self.scales), 3)
+        self.convs = convs(
+            [out_channels] * len(self.scales), 3, kind=UpsampledConvModule
+        )
 
     def init_weights(self) -> None:
         """Xavier uniform for the convolutions, as mmsegmentation."""
@@ -97,7 +103,7 @@ class MultiLevelNeck(BaseModule):
         if len(laterals) == 1:
             laterals = laterals * len(self.scales)
         return tuple(
-            conv(resize(x, [max(1, int(s * scale)) for s in x.shape[2:]]))
+            conv(x, [max(1, int(s * scale)) for s in x.shape[2:]])
             for conv, x, scale in zip(
                 self.convs, laterals, self.scales, strict=True
             )

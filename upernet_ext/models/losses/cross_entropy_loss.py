@@ -2,11 +2,18 @@
 
 from collections.abc import Sequence
 
+import torch
 from torch import Tensor
 from torch.nn import functional as F  # noqa: N812
 
 from ...registry import MODELS
-from .segmentation_loss import SegmentationLoss, targets_and_mask
+from .segmentation_loss import (
+    SegmentationLoss,
+    softmax_gradient,
+    targets_and_mask,
+    total_and_count,
+    truth_and_mask,
+)
 
 
 @MODELS.register_module()
@@ -50,22 +57,49 @@ class CrossEntropyLoss(SegmentationLoss):
         self.label_smoothing = label_smoothing
         self.avg_non_ignore = avg_non_ignore
 
-    def loss(
+    def sums(
         self,
         logits: Tensor,
         labels: Tensor,
         ignore_index: int,
         weight: Tensor | None,
     ) -> Tensor:
-        """Compute the loss at the labels' size; see the base class."""
+        """Sum the losses and the count; see the base class."""
+        if self.use_sigmoid:
+            return self._binary(logits, labels, ignore_index, weight)
+        losses = self.pixel_losses(logits, labels, ignore_index)
+        return self._mean(losses, labels, ignore_index, weight)
+
+    def sums_and_gradient(
+        self,
+        logits: Tensor,
+        labels: Tensor,
+        ignore_index: int,
+        weight: Tensor | None,
+        slope: Tensor,
+    ) -> tuple[Tensor, Tensor]:
+        """Do both with one exponential; see the base class."""
+        if self.use_sigmoid or self.label_smoothing:
+            return super().sums_and_gradient(
+                logits, labels, ignore_index, weight, slope
+            )
+        log_scores = logits.log_softmax(1)
+        factor, truth = self._factors(log_scores, labels, ignore_index)
+        losses = -factor * log_scores.gather(1, truth[:, None])[:, 0]
+        sums = self._mean(losses, labels, ignore_index, weight)
+        factor = factor * slope[:, :1]
+        if weight is not None:
+            factor = factor * weight
+        return sums, softmax_gradient(log_scores.exp_(), truth, factor)
+
+    def pixel_losses(
+        self, logits: Tensor, labels: Tensor, ignore_index: int
+    ) -> Tensor:
+        """Compute a softmax's loss a pixel ``(n, P)``, 0 where ignored."""
         class_weight = self.class_weight
         if class_weight is not None:
             class_weight = logits.new_tensor(class_weight)
-        if self.use_sigmoid:
-            return self._binary(
-                logits, labels, ignore_index, weight, class_weight
-            )
-        losses = F.cross_entropy(
+        return F.cross_entropy(
             logits,
             labels,
             weight=class_weight,
@@ -73,12 +107,27 @@ class CrossEntropyLoss(SegmentationLoss):
             label_smoothing=self.label_smoothing,
             reduction='none',
         )
-        mask = labels != ignore_index
-        if class_weight is not None:
-            count = class_weight[labels[mask]].sum()
-        else:
-            count = mask.sum() if self.avg_non_ignore else labels.numel()
-        return self._mean(losses, count, weight)
+
+    def _factors(
+        self, logits: Tensor, labels: Tensor, ignore_index: int
+    ) -> tuple[Tensor, Tensor]:
+        """Return each pixel's class weight, 0 where ignored, and class."""
+        truth, factor = truth_and_mask(labels, ignore_index, logits.dtype)
+        if self.class_weight is not None:
+            factor = factor * factor.new_tensor(self.class_weight)[truth]
+        return factor, truth
+
+    def _mean(
+        self,
+        losses: Tensor,
+        labels: Tensor,
+        ignore_index: int,
+        weight: Tensor | None,
+    ) -> Tensor:
+        counts, _ = self._factors(losses, labels, ignore_index)
+        if self.class_weight is None and not self.avg_non_ignore:
+            counts = torch.ones_like(losses)
+        return total_and_count(losses, counts, weight)
 
     def _binary(
         self,
@@ -86,28 +135,16 @@ class CrossEntropyLoss(SegmentationLoss):
         labels: Tensor,
         ignore_index: int,
         weight: Tensor | None,
-        class_weight: Tensor | None,
     ) -> Tensor:
         targets, mask = targets_and_mask(logits, labels, ignore_index)
-        if class_weight is not None:
-            class_weight = class_weight.view(-1, *[1] * (logits.ndim - 2))
+        factor = self.class_weight
+        if factor is not None:
+            factor = logits.new_tensor(factor)[:, None]
         losses = F.binary_cross_entropy_with_logits(
-            logits, targets, pos_weight=class_weight, reduction='none'
+            logits, targets, weight=mask, pos_weight=factor, reduction='none'
         )
-        mask = mask.expand_as(losses)
+        counts = mask if self.avg_non_ignore else torch.ones_like(mask)
+        counts = counts.expand_as(losses)
         if weight is not None:
             weight = weight[:, None]
-        count = mask.sum() if self.avg_non_ignore else losses.numel()
-        return self._mean(losses * mask, count, weight)
-
-    @staticmethod
-    def _mean(
-        losses: Tensor, count: Tensor | int, weight: Tensor | None
-    ) -> Tensor:
-        if weight is not None:
-            losses = losses * weight
-        # Where every pixel is ignored the sum is 0: keep it 0, not 0 / 0.
-        smallest = 1e-12
-        if isinstance(count, Tensor):
-            count = count.clamp(min=smallest)
-        return losses.sum() / count
+        return total_and_count(losses, counts, weight)

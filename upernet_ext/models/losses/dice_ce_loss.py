@@ -1,11 +1,12 @@
 """Dice and cross entropy together: nnU-Net's loss of volumes."""
 
+import torch
 from torch import Tensor
 
 from ...registry import MODELS
 from .cross_entropy_loss import CrossEntropyLoss
 from .monai_losses import DiceLoss
-from .segmentation_loss import SegmentationLoss
+from .segmentation_loss import SegmentationLoss, truth_and_mask
 
 
 @MODELS.register_module()
@@ -28,6 +29,8 @@ class DiceCELoss(SegmentationLoss):
         lambda_ce: Factor of cross entropy.
         loss_name: Key in the log.
     """
+
+    is_mean = False
 
     def __init__(
         self,
@@ -57,15 +60,45 @@ class DiceCELoss(SegmentationLoss):
             loss_weight=lambda_ce, use_sigmoid=use_sigmoid
         )
 
-    def loss(
+    def sums(
         self,
         logits: Tensor,
         labels: Tensor,
         ignore_index: int,
         weight: Tensor | None,
     ) -> Tensor:
-        """Compute the loss at the labels' size; see the base class."""
-        return sum(
-            part.loss_weight * part.loss(logits, labels, ignore_index, weight)
-            for part in (self.dice, self.cross_entropy)
+        """Put Dice's sums and cross entropy's two side by side."""
+        parts = (self.dice, self.cross_entropy)
+        return torch.cat(
+            [p.sums(logits, labels, ignore_index, weight) for p in parts], 1
+        )
+
+    def sums_and_gradient(
+        self,
+        logits: Tensor,
+        labels: Tensor,
+        ignore_index: int,
+        weight: Tensor | None,
+        slope: Tensor,
+    ) -> tuple[Tensor | None, Tensor]:
+        """Differentiate both through one softmax; see the base class."""
+        if self.use_sigmoid:
+            return super().sums_and_gradient(
+                logits, labels, ignore_index, weight, slope
+            )
+        _, entropy = truth_and_mask(labels, ignore_index, logits.dtype)
+        entropy = entropy * slope[:, -2:-1]
+        if weight is not None:
+            entropy = entropy * weight
+        return self.dice.sums_and_gradient(
+            logits, labels, ignore_index, weight, slope[:, :-2], entropy
+        )
+
+    def value(self, sums: Tensor) -> Tensor:
+        """Add the two values; see the base class."""
+        dice, cross_entropy = sums.split([sums.shape[1] - 2, 2], 1)
+        return self.dice.loss_weight * self.dice.value(
+            dice
+        ) + self.cross_entropy.loss_weight * self.cross_entropy.value(
+            cross_entropy
         )

@@ -5,10 +5,17 @@ so that it changes nothing. Library: https://github.com/Project-MONAI/MONAI,
 Apache-2.0.
 """
 
+import torch
 from torch import Tensor
 
 from ...registry import MODELS
-from .segmentation_loss import SegmentationLoss, targets_and_mask
+from .segmentation_loss import (
+    SegmentationLoss,
+    softmax_gradient,
+    targets_and_mask,
+    total_and_count,
+    truth_and_mask,
+)
 
 
 def _monai_losses() -> object:
@@ -37,6 +44,8 @@ class DiceLoss(SegmentationLoss):
         loss_name: Key in the log.
     """
 
+    is_mean = False
+
     def __init__(
         self,
         *,
@@ -52,26 +61,61 @@ class DiceLoss(SegmentationLoss):
             use_sigmoid=use_sigmoid,
             loss_name=loss_name,
         )
-        self.dice = _monai_losses().DiceLoss(
-            include_background=include_background or use_sigmoid,
-            batch=batch,
-            smooth_nr=smooth,
-            smooth_dr=smooth,
-        )
+        self.first_class = 0 if include_background or use_sigmoid else 1
+        self.batch = batch
+        self.smooth = smooth
 
-    def loss(
+    def sums(
         self,
         logits: Tensor,
         labels: Tensor,
         ignore_index: int,
         weight: Tensor | None,
     ) -> Tensor:
-        """Compute the loss at the labels' size; see the base class."""
-        targets, mask = targets_and_mask(logits, labels, ignore_index)
-        if weight is not None:
-            mask = mask * weight[:, None]
+        """Sum overlap, scores and truth of each class: ``(n, 3 K)``."""
+        truth, mask = targets_and_mask(logits, labels, ignore_index)
         scores = logits.sigmoid() if self.use_sigmoid else logits.softmax(1)
-        return self.dice(scores * mask, targets * mask)
+        scores = scores * mask
+        if weight is not None:
+            scores = scores * weight[:, None]
+            truth = truth * weight[:, None]
+        parts = (scores * truth, scores, truth)
+        return torch.cat([part.sum(2) for part in parts], 1)
+
+    def sums_and_gradient(
+        self,
+        logits: Tensor,
+        labels: Tensor,
+        ignore_index: int,
+        weight: Tensor | None,
+        slope: Tensor,
+        entropy: Tensor | None = None,
+    ) -> tuple[None, Tensor]:
+        """Differentiate in one go; see the base class.
+
+        ``entropy`` ``(n, P)`` is the factor of a cross entropy beside Dice.
+        """
+        if self.use_sigmoid:
+            return super().sums_and_gradient(
+                logits, labels, ignore_index, weight, slope
+            )
+        truth, mask = truth_and_mask(labels, ignore_index, logits.dtype)
+        if weight is not None:
+            mask = mask * weight
+        overlap, scores, _ = slope.chunk(3, 1)
+        return None, softmax_gradient(
+            logits.softmax(1), truth, entropy, mask, overlap, scores
+        )
+
+    def value(self, sums: Tensor) -> Tensor:
+        """Compute the mean of the classes; see the base class."""
+        if self.batch:
+            sums = sums.sum(0, keepdim=True)
+        overlap, scores, truth = sums.unflatten(1, (3, -1))[
+            ..., self.first_class :
+        ].unbind(1)
+        dice = (2 * overlap + self.smooth) / (scores + truth + self.smooth)
+        return (1 - dice).mean()
 
 
 @MODELS.register_module()
@@ -110,18 +154,16 @@ class FocalLoss(SegmentationLoss):
             reduction='none',
         )
 
-    def loss(
+    def sums(
         self,
         logits: Tensor,
         labels: Tensor,
         ignore_index: int,
         weight: Tensor | None,
     ) -> Tensor:
-        """Compute the loss at the labels' size; see the base class."""
+        """Sum the losses and the count; see the base class."""
         targets, mask = targets_and_mask(logits, labels, ignore_index)
-        losses = self.focal(logits, targets)
-        mask = mask.expand_as(losses)
-        count = mask.sum().clamp(min=1)
+        losses = self.focal(logits, targets) * mask
         if weight is not None:
-            mask = mask * weight[:, None]
-        return (losses * mask).sum() / count
+            weight = weight[:, None]
+        return total_and_count(losses, mask.expand_as(losses), weight)

@@ -1,18 +1,19 @@
 """What every loss of this package shares.
 
 A loss takes the LOW-resolution logits and the labels:
-``loss(logits, labels)``. How the logits come to the labels' size is the
-loss's own business, so that it need not hold them all at once.
+``loss(logits, labels)``. It sees the logits at the labels' size in slabs
+(``slabs.py``), and says two things: what it sums over the pixels of a slab,
+and what its value is, given these sums over all slabs.
 """
 
 from abc import ABC, abstractmethod
+from collections.abc import Callable
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F  # noqa: N812
 
-from ...layers.rank import resize
 from ...structures import IGNORE_INDEX
+from .slabs import slab_loss
 
 
 def targets_and_mask(
@@ -30,20 +31,72 @@ def targets_and_mask(
         Targets ``(N, K, *S)``, 0 where ignored, and a mask ``(N, K, *S)`` or
         ``(N, 1, *S)``, 1 where a value counts; both of the logits' dtype.
     """
-    mask = labels != ignore_index
-    targets = torch.where(mask, labels, 0)
-    if labels.ndim < logits.ndim:
+    counts = labels != ignore_index
+    targets = torch.where(counts, labels, 0)
+    mask = counts.to(logits.dtype)
+    if labels.ndim == logits.ndim:
+        return targets.to(logits.dtype), mask
+    mask, targets = mask[:, None], targets[:, None]
+    if logits.shape[1] == 1:
+        return targets.to(logits.dtype), mask
+    return logits.new_zeros(logits.shape).scatter_(1, targets, mask), mask
+
+
+def truth_and_mask(
+    labels: Tensor, ignore_index: int, dtype: torch.dtype
+) -> tuple[Tensor, Tensor]:
+    """Split class indices into a class, 0 where ignored, and 1 or 0."""
+    counts = labels != ignore_index
+    return labels.where(counts, 0), counts.to(dtype)
+
+
+def softmax_gradient(
+    scores: Tensor,
+    truth: Tensor,
+    entropy: Tensor | None,
+    mask: Tensor | None = None,
+    overlap_slope: Tensor | None = None,
+    score_slope: Tensor | None = None,
+) -> Tensor:
+    """Differentiate cross entropy and Dice's sums, through the softmax.
+
+    With ``s_k`` the slope of score ``p_k``, ``dx_k = p_k (s_k - p . s)``.
+
+    Args:
+        scores: ``(n, K, P)``, after the softmax; overwritten.
+        truth: ``(n, P)``, the true class.
+        entropy: ``(n, P)``, the factor of ``-log(scores[truth])``.
+        mask: ``(n, P)``, the factor of scores and truth in Dice's sums.
+        overlap_slope: ``(n, K)``, of ``sum(scores * truth * mask ** 2)``.
+        score_slope: ``(n, K)``, of ``sum(scores * mask)``.
+
+    Returns:
+        ``(n, K, P)``.
+    """
+    truth = truth[:, None]
+    at_truth, factor = 0, 0
+    if entropy is not None:
+        factor = entropy[:, None]
+        at_truth = -factor
+    if mask is not None:
         mask = mask[:, None]
-        if logits.shape[1] == 1:
-            targets = targets[:, None]
-        else:
-            targets = F.one_hot(targets, logits.shape[1]).movedim(-1, 1)
-            targets = targets * mask
-    return targets.to(logits.dtype), mask.to(logits.dtype)
+        own = overlap_slope.gather(1, truth[:, 0])[:, None] * mask**2
+        own = own * scores.gather(1, truth)
+        at_truth = at_truth + own
+        mean = mask * (score_slope[:, None] @ scores)
+        factor = torch.addcmul(
+            factor - own - mean, mask, score_slope[:, :, None]
+        )
+    return scores.mul_(factor).scatter_add_(1, truth, at_truth)
 
 
 class SegmentationLoss(nn.Module, ABC):
-    """Base class: resize the logits to the labels and weight the loss.
+    """Base class: compare in slabs, and weight the loss.
+
+    Attributes:
+        is_mean: The sums are those of the losses and of what counts, two an
+            image, and the value is their quotient. The gradient then needs
+            one pass over the slabs, else two.
 
     Args:
         loss_weight: Factor of this loss in the sum.
@@ -51,6 +104,8 @@ class SegmentationLoss(nn.Module, ABC):
             head fills it in.
         loss_name: Key in the log; must start with ``loss_`` to be trained.
     """
+
+    is_mean = True
 
     def __init__(
         self,
@@ -72,8 +127,9 @@ class SegmentationLoss(nn.Module, ABC):
         ignore_index: int = IGNORE_INDEX,
         align_corners: bool = False,
         weight: Tensor | None = None,
+        on_slab: Callable[[Tensor, Tensor], None] | None = None,
     ) -> Tensor:
-        """Compute the weighted loss.
+        """Compute the weighted loss, in float32 or wider.
 
         Args:
             logits: ``(N, K, *s)``, of any size.
@@ -82,23 +138,86 @@ class SegmentationLoss(nn.Module, ABC):
             ignore_index: Label of what does not count.
             align_corners: How the logits are resized to the labels.
             weight: ``(N, *S)``, a factor a pixel, from a pixel sampler.
+            on_slab: Is shown each slab's logits and labels, see
+                ``slabs.slab_loss``.
 
         Returns:
-            A scalar; 0 where nothing counts.
+            A scalar; 0 where nothing counts. It can be differentiated once.
         """
-        # Labels (N, *S) or (N, K, *S): the grid is the trailing axes.
-        size = labels.shape[2 - logits.ndim :]
-        logits = resize(logits, size, align_corners).float()
-        return self.loss_weight * self.loss(
-            logits, labels, ignore_index, weight
+        return self.loss_weight * slab_loss(
+            self,
+            logits,
+            labels,
+            ignore_index=ignore_index,
+            align_corners=align_corners,
+            weight=weight,
+            on_slab=on_slab,
         )
 
     @abstractmethod
-    def loss(
+    def sums(
         self,
         logits: Tensor,
         labels: Tensor,
         ignore_index: int,
         weight: Tensor | None,
     ) -> Tensor:
-        """Compute the loss of logits ``(N, K, *S)`` at the labels' size."""
+        """Sum over the pixels of a slab what the value is made of.
+
+        Args:
+            logits: ``(n, K, P)`` of ``P`` pixels or voxels.
+            labels: ``(n, P)`` or ``(n, K, P)``.
+            ignore_index: Label of what does not count.
+            weight: ``(n, P)`` or ``None``.
+
+        Returns:
+            ``(n, M)``; the sums of several slabs are added.
+        """
+
+    def sums_and_gradient(
+        self,
+        logits: Tensor,
+        labels: Tensor,
+        ignore_index: int,
+        weight: Tensor | None,
+        slope: Tensor,
+    ) -> tuple[Tensor | None, Tensor]:
+        """Differentiate the sums of a slab, by autograd unless overridden.
+
+        Args:
+            logits: As in ``sums``, and so the next three.
+            labels: ``(n, P)`` or ``(n, K, P)``.
+            ignore_index: Label of what does not count.
+            weight: ``(n, P)`` or ``None``.
+            slope: ``(n, M)``, the factors of the sums.
+
+        Returns:
+            The sums, which may be ``None`` unless ``is_mean``, and the
+            gradient ``(n, K, P)`` of ``(slope * sums).sum()``.
+        """
+        with torch.enable_grad():
+            logits = logits.detach().requires_grad_()
+            sums = self.sums(logits, labels, ignore_index, weight)
+        (gradient,) = torch.autograd.grad(sums, logits, slope)
+        return sums.detach(), gradient
+
+    def value(self, sums: Tensor) -> Tensor:
+        """Compute the loss, a scalar, from the sums ``(N, M)``."""
+        total, count = sums.sum(0)
+        # Where every pixel is ignored the sum is 0: keep it 0, not 0 / 0.
+        return total / count.clamp(min=1e-12)
+
+
+def total_and_count(
+    losses: Tensor, counts: Tensor, weight: Tensor | None
+) -> Tensor:
+    """Return a mean's sums ``(n, 2)``.
+
+    Args:
+        losses: ``(n, ...)``, 0 where ignored.
+        counts: Their factors in the count.
+        weight: Factors of the losses that are none in the count.
+    """
+    if weight is not None:
+        losses = losses * weight
+    return torch.stack([losses.flatten(1).sum(1), counts.flatten(1).sum(1)], 1)

@@ -8,7 +8,7 @@ from mmseg.evaluation import IoUMetric as Reference
 from mmseg.structures import SegDataSample
 from PIL import Image
 
-from upernet_ext.evaluation import IoUMetric
+from upernet_ext.evaluation import IoUMetric, iou_metric
 from upernet_ext.structures import GridData
 
 ALL = ['mIoU', 'mDice', 'mFscore']
@@ -182,12 +182,66 @@ def test_counts_beyond_24_bits_are_exact():
     [
         ([[[0, 2]]], [[[0, 1]]], 'the prediction has 1 pixels of label 2'),
         ([[[0, 1]]], [[[0, 7]]], 'the truth has 1 pixels of label 7'),
+        ([[[0, 1]]], [[[2, 2]]], 'the truth has 2 pixels of label 2'),
+        ([[[0, 1]]], [[[0, 300]]], 'the truth has 1 pixels of label 300'),
+        ([[[0, -1]]], [[[0, 1]]], 'the prediction has 1 pixels of label -1'),
         ([[[0, 1, 1]]], [[[0, 1]]], 'shape'),
     ],
 )
 def test_what_cannot_be_counted_names_the_image(pred, truth, message):
     with pytest.raises(ValueError, match=rf'a/b\.png: .*{message}'):
         evaluate([(np.array(pred), np.array(truth))], ['a', 'b'])
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    num_labels=st.sampled_from([2, 5, 255, 256, 300]),
+    ignore_index=st.sampled_from([255, 0, 1, -100, 1000]),
+    dtype=st.sampled_from([torch.uint8, torch.int32, torch.int64]),
+    shape=st.sampled_from([(5, 6), (3, 4, 5), (0, 4)]),
+    pixels=st.sampled_from([7, 2**20]),
+    seed=st.integers(0, 2**16),
+)
+def test_counts_are_the_plain_confusion_matrix(
+    num_labels, ignore_index, dtype, shape, pixels, seed
+):
+    """Whichever way counts; what is predicted at ignored pixels is free."""
+    if dtype == torch.uint8:
+        num_labels = min(num_labels, 255)
+        ignore_index = ignore_index if ignore_index in (0, 1) else 255
+    rng = torch.Generator().manual_seed(seed)
+    pred, truth = torch.randint(num_labels, (2, *shape), generator=rng)
+    ignored = torch.rand(shape, generator=rng) < 0.3
+    pred[ignored] = 200
+    truth[ignored] = ignore_index
+    wanted = torch.zeros(num_labels, num_labels, dtype=torch.int64)
+    for p, t in zip(pred.flatten(), truth.flatten(), strict=True):
+        if t != ignore_index:
+            wanted[t, p] += 1
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(iou_metric, 'PIXELS_AT_A_TIME', pixels)
+        pred, truth = pred.to(dtype), truth.to(dtype)
+        found = iou_metric._confusion(pred, truth, num_labels, ignore_index)
+    assert torch.equal(found, wanted)
+    if found.numel() and truth.numel():
+        ways = iou_metric._pair_counts(
+            pred.flatten(), truth.flatten(), num_labels, ignore_index
+        )
+        assert torch.equal(ways, wanted)
+
+
+def test_the_counts_stay_small_until_they_are_collected():
+    """Four numbers a class and image, whatever the size of the image."""
+    metric = IoUMetric()
+    metric.dataset_meta = dict(classes=list('abc'))
+    for size in (8, 64):
+        labels = torch.randint(3, (1, size, size))
+        sample = dict(
+            pred_sem_seg=dict(data=labels), gt_sem_seg=dict(data=labels)
+        )
+        metric.process({}, [sample])
+    assert [tuple(r.shape) for r in metric.results] == [(4, 3), (4, 3)]
+    assert metric.evaluate(2)['mIoU'] == 100
 
 
 def test_a_sample_without_truth_is_named():

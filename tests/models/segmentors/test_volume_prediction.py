@@ -12,6 +12,7 @@ from torch import nn
 from upernet_ext.layers.rank import resize
 from upernet_ext.models import EncoderDecoder
 from upernet_ext.models.segmentors.case_labels import case_labels
+from upernet_ext.models.segmentors.lazy_logits import LazyLogits
 from upernet_ext.structures import CaseGeometry
 
 SOURCE = (10, 14, 12)
@@ -48,13 +49,13 @@ def test_labels_that_went_forward_come_back(name: str, factor: str) -> None:
         seen = seen.repeat(times, axis)
     scores = torch.from_numpy(np.eye(3)[seen]).movedim(-1, 0)
     geometry = CaseGeometry.from_metainfo(metainfo)
-    found = case_labels(scores, geometry)
+    found = case_labels(LazyLogits.of(scores[None]), geometry)
     assert (found.dtype, tuple(found.shape)) == (torch.uint8, (1, *SOURCE))
     expected = geometry.paste(torch.from_numpy(box.copy())[None])
     assert torch.equal(found, expected)
     if name in ('identity', 'transposed'):
         assert np.array_equal(found[0], source)
-    several = case_labels(scores, geometry, threshold=0.6)
+    several = case_labels(LazyLogits.of(scores[None]), geometry, threshold=0.6)
     for label in (1, 2):
         assert torch.equal(several[label], (expected[0] == label).byte())
 
@@ -73,10 +74,14 @@ def test_resampling_is_linear_between_voxels(size: tuple) -> None:
         ]
     )
     expected = torch.from_numpy(resampled.argmax(0).astype(np.uint8))[None]
-    assert torch.equal(case_labels(scores, geometry), geometry.paste(expected))
+    assert torch.equal(
+        case_labels(LazyLogits.of(scores[None]), geometry),
+        geometry.paste(expected),
+    )
     regions = torch.from_numpy((resampled > 0.3).astype(np.uint8))
     assert torch.equal(
-        case_labels(scores, geometry, threshold=0.3), geometry.paste(regions)
+        case_labels(LazyLogits.of(scores[None]), geometry, threshold=0.3),
+        geometry.paste(regions),
     )
 
 
@@ -145,7 +150,7 @@ def test_volumes_are_mirrored_along_every_axis(average: str) -> None:
     torch.testing.assert_close(result.seg_logits.data[None], total / 8)
     geometry = CaseGeometry.from_metainfo(result.metainfo)
     assert torch.equal(
-        result.pred_sem_seg.data, case_labels(total[0], geometry)
+        result.pred_sem_seg.data, case_labels(LazyLogits.of(total), geometry)
     )
 
 
@@ -203,7 +208,8 @@ def test_slices_of_a_volume_are_images(test_cfg: dict) -> None:
     torch.testing.assert_close(result.seg_logits.data, expected)
     geometry = CaseGeometry.from_metainfo(result.metainfo)
     assert torch.equal(
-        result.pred_sem_seg.data, case_labels(expected, geometry)
+        result.pred_sem_seg.data,
+        case_labels(LazyLogits.of(expected[None]), geometry),
     )
 
 

@@ -35,6 +35,7 @@ from ..backbones import (
 )
 from ..decode_heads import DecodeHead
 from ..tuning import reset_lora
+from .lazy_logits import LazyLogits
 from .predicting_model import PredictingModel, filled_test_cfg
 from .saved_model import SavedModel
 from .tuned_model import TunedModel
@@ -355,17 +356,33 @@ class EncoderDecoder(
         Where the backbone works in patches the input is padded to whole ones,
         and the logits cropped back.
         """
-        size = inputs.shape[2:]
+        logits, padded = self._low_logits(inputs)
+        return self._at_size(logits, padded, inputs.shape[2:])
+
+    def lazy_logits(self, inputs: Tensor) -> LazyLogits:
+        """Keep the head's own logits, and promise those of the input's size.
+
+        The promise is ``(N, K, *S)``, what ``encode_decode`` returns.
+        """
+        logits, padded = self._low_logits(inputs)
+        grid = inputs.shape[2:]
+        # A few channels of a map in another order are in no order at all.
+        return LazyLogits.of(logits.contiguous()).each(
+            lambda few: self._at_size(few, padded, grid), grid
+        )
+
+    def _low_logits(self, inputs: Tensor) -> tuple[Tensor, torch.Size]:
+        """Run the network: its logits, and the size that they stand for."""
         inputs = self._whole_patches(inputs)
         padded = inputs.shape[2:]
         features = self.extract_feat(inputs)
         if isinstance(self.decode_head, DecodeHead):
-            logits = resize(
-                self.decode_head(features), padded, self.align_corners
-            )
-        else:
-            logits = self.decode_head.predict(
-                features, [dict(img_shape=padded)] * len(inputs), None
-            )
-        window = tuple(slice(s) for s in size)
-        return logits[(..., *window)]
+            return self.decode_head(features), padded
+        metas = [dict(img_shape=padded)] * len(inputs)
+        return self.decode_head.predict(features, metas, None), padded
+
+    def _at_size(
+        self, logits: Tensor, padded: Sequence[int], size: Sequence[int]
+    ) -> Tensor:
+        logits = resize(logits, padded, self.align_corners)
+        return logits[(..., *(slice(edge) for edge in size))]

@@ -3,11 +3,11 @@
 from collections.abc import Sequence
 from typing import Any
 
-import torch
 from mmseg.structures import SegDataSample
 from torch import Tensor, nn
 
 from .encoder_decoder import EncoderDecoder
+from .lazy_logits import LazyLogits, mean_of
 from .predicting_model import PredictingModel
 
 
@@ -48,16 +48,16 @@ class Ensemble(PredictingModel, nn.Module):
         """The first model's, whose threshold decides."""
         return self.models[0].decode_head
 
+    def lazy_logits(self, inputs: Tensor) -> LazyLogits:
+        """Average the logits ``(N, K, *S)``, at least float32."""
+        parts = (model.lazy_logits(inputs) for model in self.models)
+        return mean_of(parts, len(self.models))
+
     def encode_decode(
         self, inputs: Tensor, batch_img_metas: Sequence[dict] | None = None
     ) -> Tensor:
-        """Average the logits ``(N, K, *S)``, at least float32."""
-        total = 0
-        for model in self.models:
-            logits = model.encode_decode(inputs)
-            wide = torch.promote_types(logits.dtype, torch.float32)
-            total = total + logits.to(wide)
-        return total / len(self.models)
+        """Compute what ``lazy_logits`` promises."""
+        return self.lazy_logits(inputs).full()
 
     def test_step(self, data: dict[str, Any]) -> list[SegDataSample]:
         """Preprocess and segment a batch of the dataloader."""

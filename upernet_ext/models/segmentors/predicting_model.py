@@ -2,7 +2,8 @@
 
 import math
 from collections.abc import Iterator, Mapping, Sequence
-from itertools import product
+from functools import partial
+from itertools import chain, product
 
 import torch
 from mmengine.config import ConfigDict
@@ -11,8 +12,8 @@ from torch import Tensor
 
 from ...layers.rank import resize
 from ...structures import CaseGeometry, GridData
-from ..decode_heads import scores_to_labels
 from .case_labels import case_labels
+from .lazy_logits import LazyLogits, classes_above, largest_class, mean_of
 from .sliding_window import (
     Window,
     WindowMean,
@@ -108,8 +109,13 @@ class PredictingModel:
 
     Needs ``encode_decode``, ``decode_head``, ``align_corners``,
     ``out_channels``, ``spatial_dims``, ``use_sigmoid`` and a ``test_cfg``
-    from ``filled_test_cfg``.
+    from ``filled_test_cfg``. Where logits come at a lower resolution, it says
+    so in ``lazy_logits``.
     """
+
+    def lazy_logits(self, inputs: Tensor) -> LazyLogits:
+        """Promise what ``encode_decode`` returns, ``(N, K, *S)``."""
+        return LazyLogits.of(self.encode_decode(inputs))
 
     def inference(
         self,
@@ -127,10 +133,7 @@ class PredictingModel:
             flips: Sets of axes; the logits are the mean over the mirrored
                 images.
         """
-        in_slices = inputs.ndim - 2 > self.spatial_dims
-        if self.test_cfg.mode == 'slide' or in_slices:
-            return self.slide_inference(inputs, flips=flips)
-        return self._mean_of_flips(inputs, flips)
+        return self._lazy_inference(inputs, flips).full()
 
     def slide_inference(
         self,
@@ -145,24 +148,66 @@ class PredictingModel:
         float64 as the inputs), wherever ``test_cfg.accumulate`` puts them.
         Arguments as ``inference``.
         """
+        return self._lazy_slide(inputs, flips).full()
+
+    def _lazy_inference(
+        self, inputs: Tensor, flips: Sequence[tuple[int, ...]] = NO_FLIP
+    ) -> LazyLogits:
+        in_slices = inputs.ndim - 2 > self.spatial_dims
+        if self.test_cfg.mode == 'slide' or in_slices:
+            return self._lazy_slide(inputs, flips)
+        return self._mean_of_flips(inputs, flips)
+
+    def _lazy_slide(
+        self, inputs: Tensor, flips: Sequence[tuple[int, ...]]
+    ) -> LazyLogits:
+        """Run all windows; keep their logits, or the sum if it is smaller."""
         cfg = self.test_cfg
-        content: Window = ()
+        content: Window = tuple(slice(size) for size in inputs.shape[2:])
         if cfg.mode == 'slide' and cfg.window_steps == 'even':
-            inputs, content = pad_to_window(inputs, cfg.crop_size)
-        grid = inputs.shape[2:]
-        slices = len(grid) - self.spatial_dims
-        windows = self._windows(grid)
-        mean = self._window_mean(inputs, windows[0][slices:])
-        for chunk in batched(windows, cfg.window_batch):
+            inputs, inner = pad_to_window(inputs, cfg.crop_size)
+            content = (*content[: -len(inner)], *inner)
+        windows = self._windows(inputs.shape[2:])
+        mean = self._window_mean(inputs, windows)
+        runs = self._run_windows(inputs, windows, flips)
+        first = next(runs)
+        runs = chain([first], runs)
+        shape = (len(inputs), *first.shape[1:2], *inputs.shape[2:])
+        dtype = mean.count.dtype
+        kept_bytes = first.num_bytes * len(windows)
+        place = accumulator_device(cfg.accumulate, inputs.device, kept_bytes)
+        if (
+            2 * kept_bytes >= math.prod(shape) * dtype.itemsize
+            or place != inputs.device
+        ):
+            lazy = LazyLogits.of(mean(value.full() for value in runs))
+            return lazy.crop(content)
+        kept = list(runs)
+        return LazyLogits(
+            shape,
+            dtype,
+            inputs.device,
+            kept_bytes,
+            lambda images, classes: mean(
+                value.compute(images, classes) for value in kept
+            ),
+        ).crop(content)
+
+    def _run_windows(
+        self,
+        inputs: Tensor,
+        windows: Sequence[Window],
+        flips: Sequence[tuple[int, ...]],
+    ) -> Iterator[LazyLogits]:
+        """Yield each window's logits ``(N, K, *window)``."""
+        slices = inputs.ndim - 2 - self.spatial_dims
+        for chunk in batched(windows, self.test_cfg.window_batch):
             crops = torch.cat([inputs[(..., *w)] for w in chunk])
             # The one slice of a window of a volume is an axis of size 1.
-            crops = crops.flatten(2, 2 + slices)
-            logits = self._mean_of_flips(crops, flips)
-            logits = logits.unflatten(2, (*[1] * slices, logits.shape[2]))
-            parts = logits.split(len(inputs))
-            for window, part in zip(chunk, parts, strict=True):
-                mean.add(window, part)
-        return mean.mean()[(..., *content)]
+            logits = self._mean_of_flips(crops.flatten(2, 2 + slices), flips)
+            grid = (*[1] * slices, *logits.grid)
+            logits = logits.each(partial(_on_grid, grid=grid), grid)
+            yield from logits.split(len(inputs))
 
     def _windows(self, grid: Sequence[int]) -> list[Window]:
         """List the windows of a grid: of each slice, where it has more."""
@@ -183,38 +228,33 @@ class PredictingModel:
         )
         return [(*one, *box) for one in single for box in boxes]
 
-    def _window_mean(self, inputs: Tensor, window: Window) -> WindowMean:
+    def _window_mean(
+        self, inputs: Tensor, windows: Sequence[Window]
+    ) -> WindowMean:
         cfg = self.test_cfg
-        size = [axis.stop - axis.start for axis in window]
+        weight = None
         if cfg.mode == 'slide' and cfg.window_weight == 'gaussian':
-            weight = gaussian_weight(size)
-        else:
-            weight = torch.ones(size)
-        shape = (len(inputs), self.out_channels, *inputs.shape[2:])
-        dtype = torch.promote_types(inputs.dtype, torch.float32)
+            edges = [axis.stop - axis.start for axis in windows[0]]
+            weight = gaussian_weight(edges[-self.spatial_dims :])
         return WindowMean(
-            shape,
-            weight.to(inputs.device),
-            dtype=dtype,
-            device=accumulator_device(
-                cfg.accumulate,
-                inputs.device,
-                num_bytes=math.prod(shape) * dtype.itemsize,
-            ),
+            windows,
+            inputs.shape[2:],
+            weight,
+            dtype=torch.promote_types(inputs.dtype, torch.float32),
+            device=inputs.device,
+            accumulate=cfg.accumulate,
         )
 
     def _mean_of_flips(
         self, inputs: Tensor, flips: Sequence[tuple[int, ...]]
-    ) -> Tensor:
+    ) -> LazyLogits:
         """Average the logits of mirrored images, as they are."""
         if flips == NO_FLIP:
-            return self.encode_decode(inputs)
-        total = 0
-        for axes in flips:
-            logits = self.encode_decode(inputs.flip(axes)).flip(axes)
-            wide = torch.promote_types(logits.dtype, torch.float32)
-            total = total + logits.to(wide)
-        return total / len(flips)
+            return self.lazy_logits(inputs)
+        views = (
+            self.lazy_logits(inputs.flip(axes)).flip(axes) for axes in flips
+        )
+        return mean_of(views, len(flips))
 
     @torch.no_grad()
     def predict(
@@ -241,7 +281,7 @@ class PredictingModel:
             data_samples = [SegDataSample() for _ in inputs]
         looks = Views.from_cfg(self.test_cfg.tta, self.spatial_dims)
         if looks.single:
-            scores = (row[None] for row in self.inference(inputs))
+            scores = self._lazy_inference(inputs).split(1)
         else:
             scores = self._mean_of_views(inputs, data_samples, looks)
         averaged = not looks.single and looks.average == 'probabilities'
@@ -251,7 +291,7 @@ class PredictingModel:
 
     def _mean_of_views(
         self, inputs: Tensor, samples: Sequence[SegDataSample], looks: Views
-    ) -> Iterator[Tensor]:
+    ) -> Iterator[LazyLogits]:
         """Yield each image's mean over its views.
 
         Logits are ``(1, K, *img_shape)``: mirrored images are averaged window
@@ -264,19 +304,24 @@ class PredictingModel:
         if as_logits:
             inside, outside = outside, inside
         for image, sample in zip(inputs, samples, strict=True):
-            image = self._content(image[None], sample)
+            image = image[None]
+            image = image[(..., *_content(image.shape[2:], sample))]
             size = image.shape[2:]
             if not (as_logits or 'crop_box' in sample.metainfo):
                 size = sample.metainfo.get('ori_shape', size)
-            total = None
-            for axes, scale in product(outside, looks.scales):
-                view = resize(image, self._scaled(image, scale)).flip(axes)
-                logits = self.inference(view, flips=inside).flip(axes)
-                scores = resize(logits, size, self.align_corners)
-                if not as_logits:
-                    scores = self._probabilities(scores)
-                total = scores if total is None else total.add_(scores)
-            yield total.div_(len(outside) * len(looks.scales))
+            views = list(product(outside, looks.scales))
+            scores = (
+                self._lazy_inference(
+                    resize(image, self._scaled(image, scale)).flip(axes),
+                    inside,
+                )
+                .flip(axes)
+                .resize(size, self.align_corners)
+                for axes, scale in views
+            )
+            if not as_logits:
+                scores = map(self._probabilities, scores)
+            yield mean_of(scores, len(views))
 
     def _scaled(self, image: Tensor, scale: float) -> list[int]:
         """Scale the axes that the network sees."""
@@ -285,17 +330,14 @@ class PredictingModel:
         scaled = [max(1, round(s * scale)) for s in grid[slices:]]
         return [*grid[:slices], *scaled]
 
-    def _probabilities(self, logits: Tensor) -> Tensor:
-        return logits.sigmoid() if self.use_sigmoid else logits.softmax(1)
-
-    @staticmethod
-    def _content(x: Tensor, sample: SegDataSample) -> Tensor:
-        """Cut the padding off ``(1, K, *S)``."""
-        size = sample.metainfo.get('img_shape', x.shape[2:])[: x.ndim - 2]
-        return x[(..., *(slice(s) for s in size))]
+    def _probabilities(self, logits: LazyLogits) -> LazyLogits:
+        if self.use_sigmoid:
+            return logits.each(torch.sigmoid, logits.grid)
+        # The one step that needs all classes of a pixel.
+        return LazyLogits.of(logits.full().softmax(1))
 
     def _decide(
-        self, scores: Tensor, sample: SegDataSample, *, averaged: bool
+        self, scores: LazyLogits, sample: SegDataSample, *, averaged: bool
     ) -> None:
         """Write the prediction, at the original size, into the sample.
 
@@ -310,35 +352,46 @@ class PredictingModel:
         geometry = CaseGeometry.from_metainfo(sample.metainfo)
         threshold = self.decode_head.threshold
         if not averaged:
-            scores = self._content(scores, sample)
+            scores = scores.crop(_content(scores.grid, sample))
+            if geometry is None:
+                scores = self._at_original_size(scores, sample)
+        if self.test_cfg.keep_logits:
+            full = scores.full()
+            sample.seg_logits = GridData(data=full[0])
+            scores = LazyLogits.of(full)
         if geometry is not None:
             limit = threshold if averaged else _logit(threshold)
             labels = case_labels(
-                scores[0],
+                scores,
                 geometry,
                 threshold=limit if self.use_sigmoid else None,
             )[None]
-        else:
+        elif self.use_sigmoid:
             if not averaged:
-                scores = self._at_original_size(scores, sample)
-            if averaged and self.use_sigmoid:
-                labels = (scores > threshold).long()
-            else:
-                labels = scores_to_labels(
-                    scores, use_sigmoid=self.use_sigmoid, threshold=threshold
-                )
+                scores = self._probabilities(scores)
+            labels = classes_above(scores, threshold).long()
+        else:
+            labels = largest_class(scores).long()
         sample.pred_sem_seg = GridData(data=labels[0])
-        if self.test_cfg.keep_logits:
-            sample.seg_logits = GridData(data=scores[0])
 
     def _at_original_size(
-        self, logits: Tensor, sample: SegDataSample
-    ) -> Tensor:
+        self, logits: LazyLogits, sample: SegDataSample
+    ) -> LazyLogits:
         if sample.metainfo.get('flip'):
             axis = {'horizontal': -1, 'vertical': -2}
-            logits = logits.flip(axis[sample.flip_direction])
-        size = tuple(sample.metainfo.get('ori_shape', logits.shape[2:]))
-        return resize(logits, size[: logits.ndim - 2], self.align_corners)
+            logits = logits.flip([axis[sample.flip_direction]])
+        size = tuple(sample.metainfo.get('ori_shape', logits.grid))
+        return logits.resize(size[: len(logits.grid)], self.align_corners)
+
+
+def _content(grid: Sequence[int], sample: SegDataSample) -> Window:
+    """Where in the grid there is no padding."""
+    size = sample.metainfo.get('img_shape', grid)[: len(grid)]
+    return tuple(slice(edge) for edge in size)
+
+
+def _on_grid(x: Tensor, grid: Sequence[int]) -> Tensor:
+    return x.reshape(*x.shape[:2], *grid)
 
 
 def _logit(probability: float) -> float:

@@ -10,7 +10,7 @@ centres.
 """
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from itertools import islice, product
 
 import torch
@@ -159,35 +159,59 @@ class WindowMean:
     """The weighted mean of overlapping windows, accumulated in place.
 
     Args:
-        shape: Of the result, ``(N, K, *S)``.
-        weight: Of each pixel of a window, on the network's device; its axes
-            are the window's last ones.
+        windows: All of them, in the order in which they are added.
+        grid: ``S``.
+        weight: Of each pixel of a window; its axes are the window's last
+            ones. ``None``: all count the same.
         dtype: Of the sums.
-        device: Of the sums.
+        device: Of the values.
+        accumulate: Where the sums live, see ``accumulator_device``.
     """
 
     def __init__(
         self,
-        shape: Sequence[int],
-        weight: Tensor,
+        windows: Sequence[Window],
+        grid: Sequence[int],
+        weight: Tensor | None,
         *,
         dtype: torch.dtype,
         device: torch.device,
+        accumulate: str,
     ) -> None:
-        self.total = torch.zeros(shape, dtype=dtype, device=device)
-        self.count = self.total.new_zeros(1, 1, *shape[2:])
-        self.weight = weight.to(dtype)
-        self.counted = self.weight.to(device)
+        self.accumulate = accumulate
+        self.windows = windows
+        self.weight = None if weight is None else weight.to(device, dtype)
+        self.count = torch.zeros(tuple(grid), dtype=dtype, device=device)
+        for window in windows:
+            self.count[window] += 1 if weight is None else self.weight
 
-    def add(self, window: Window, values: Tensor) -> None:
-        """Add the values ``(N, K, *window)`` of a window."""
-        weighted = values * self.weight
-        self.total[(..., *window)] += weighted.to(self.total.device)
-        self.count[(..., *window)] += self.counted
+    def __call__(self, values: Iterable[Tensor]) -> Tensor:
+        """Average values ``(N, k, *window)``, one tensor a window.
 
-    def mean(self) -> Tensor:
-        """Return the mean ``(N, K, *S)``; there is no adding after it."""
-        return self.total.div_(self.count)
+        Args:
+            values: In the order of the windows; each is added before the next
+                one is asked for.
+
+        Returns:
+            ``(N, k, *S)``.
+        """
+        total = None
+        for window, value in zip(self.windows, values, strict=True):
+            if total is None:
+                total = self._zeros(value.shape[:2])
+            if self.weight is not None:
+                value = value * self.weight
+            total[(..., *window)] += value.to(total.device)
+        return total.div_(self.count.to(total.device))
+
+    def _zeros(self, batch: Sequence[int]) -> Tensor:
+        shape = (*batch, *self.count.shape)
+        device = accumulator_device(
+            self.accumulate,
+            self.count.device,
+            num_bytes=math.prod(shape) * self.count.itemsize,
+        )
+        return self.count.new_zeros(shape, device=device)
 
 
 def batched(windows: Sequence[Window], size: int) -> Iterator[list[Window]]:

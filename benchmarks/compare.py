@@ -7,10 +7,6 @@ from torch import Tensor
 
 from .row import Results
 
-# The gates of every row.
-LARGEST_FLOAT64_ERROR = 1e-12
-LARGEST_NOISE = 2.0
-
 
 def relative_error(found: Results, wanted: Results) -> float:
     """Compare floats, a group at a time.

@@ -4,9 +4,8 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any, Self
 
-from .compare import LARGEST_FLOAT64_ERROR, LARGEST_NOISE
 from .measure import median, ratio
-from .row import Goals
+from .row import LARGEST_ERROR, LARGEST_NOISE, Goals
 
 # What is measured of each side, and how the table calls it.
 QUANTITIES = dict(
@@ -56,6 +55,7 @@ class Comparison:
             result.
         different: Labels or counts that are not equal; ``None`` as above.
         note: What the peer does differently, or why it is missing.
+        largest_error: What ``float64_error`` may be.
     """
 
     row: str
@@ -69,6 +69,7 @@ class Comparison:
     noise: float | None = None
     different: int | None = None
     note: str = ''
+    largest_error: float = LARGEST_ERROR
 
     @property
     def missing(self) -> bool:
@@ -89,7 +90,7 @@ class Comparison:
             value = self.ratio(name)
             if None not in (goal, value) and value > goal:
                 found.append(QUANTITIES[name])
-        if (self.float64_error or 0) > LARGEST_FLOAT64_ERROR:
+        if (self.float64_error or 0) > self.largest_error:
             found.append('float64 error')
         if (self.noise or 0) > LARGEST_NOISE:
             found.append('float32 noise')

@@ -16,6 +16,10 @@ from torch import Tensor
 
 OURS = 'upernet_ext'
 _CPU = torch.device('cpu')
+# The gates of every row: of float64 results, relative; and how many times as
+# large our float32 error may be as the peer's.
+LARGEST_ERROR = 1e-12
+LARGEST_NOISE = 2.0
 # What a call computed: group ('loss', 'gradients', 'labels'), name, value.
 Results = dict[str, dict[str, Tensor]]
 Call = Callable[[], Results]
@@ -101,6 +105,8 @@ class Peer:
         same: Whether its function is ours, so that results are compared.
         rename: Turns names of its gradients into ours.
         note: What differs, where something does.
+        largest_error: Of float64 results. Larger than ``LARGEST_ERROR`` for a
+            peer that computes in float32 inside; it cannot judge float32.
     """
 
     name: str
@@ -109,6 +115,7 @@ class Peer:
     same: bool = True
     rename: Callable[[dict[str, Tensor]], dict[str, Tensor]] = dict
     note: str = ''
+    largest_error: float = LARGEST_ERROR
 
 
 @dataclass(frozen=True)

@@ -12,8 +12,11 @@ import json
 import platform
 import shlex
 import sys
+import time
 import warnings
 from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
@@ -31,100 +34,140 @@ from .measure import (
 )
 from .peak import measure_peak
 from .report import document, plot, table
-from .row import OURS, Call, Case, MissingPeerError, Peer, Results, Row
+from .row import (
+    LARGEST_ERROR,
+    OURS,
+    Call,
+    Case,
+    MissingPeerError,
+    Peer,
+    Results,
+    Row,
+)
 from .rows import ROWS, find_row
 
 
-def run_row(
-    row: Row,
-    *,
-    device: torch.device,
-    full: bool = False,
-    bf16: bool = False,
-    repetitions: int = REPETITIONS,
-    peaks: bool = True,
-) -> list[Comparison]:
-    """Measure a row against each of its peers.
+@dataclass(frozen=True)
+class Options:
+    """How the rows are run.
 
-    Args:
-        row: The row.
+    Attributes:
         device: CPU or a GPU.
-        full: Run it at its full size.
-        bf16: Run it under bfloat16 autocast.
+        full: At their full sizes.
+        bf16: Under bfloat16 autocast.
         repetitions: Rounds of timing at least.
         peaks: Measure peak memory, on a CPU in processes of their own.
     """
-    sizes = row.sizes(full=full, device=device)
 
-    def build(side: str, dtype: torch.dtype = torch.float32) -> Call:
-        return row.build(side, Case(sizes, dtype, device, bf16))
+    device: torch.device
+    full: bool = False
+    bf16: bool = False
+    repetitions: int = REPETITIONS
+    peaks: bool = True
 
-    calls, missing = {OURS: build(OURS)}, {}
+    def build(
+        self, row: Row, side: str, dtype: torch.dtype = torch.float32
+    ) -> Call:
+        """Make the call of one side."""
+        sizes = row.sizes(full=self.full, device=self.device)
+        return row.build(side, Case(sizes, dtype, self.device, self.bf16))
+
+
+def run_row(row: Row, options: Options) -> list[Comparison]:
+    """Measure a row against each of its peers.
+
+    Returns:
+        One comparison a peer; of those that are not installed without
+        numbers.
+    """
+    calls, missing = {OURS: options.build(row, OURS)}, {}
     for peer in row.peers:
         try:
-            calls[peer.name] = build(peer.name)
+            calls[peer.name] = options.build(row, peer.name)
         except MissingPeerError as error:
             missing[peer.name] = str(error)
-    clock = cuda_seconds if device.type == 'cuda' else cpu_seconds
-    seconds = interleave(calls, clock, repetitions=repetitions)
+    sides = _measure(row, calls, options)
+    results = {name: call() for name, call in calls.items()}
+    # Float64 needs the room.
+    calls.clear()
+    gc.collect()
+    comparisons = []
+    for peer in row.peers:
+        comparison = Comparison(
+            row=row.name,
+            title=row.title,
+            peer=peer.name,
+            sizes=row.sizes(full=options.full, device=options.device),
+            ours=sides[OURS],
+            theirs=sides.get(peer.name, Side()),
+            goals=peer.goals,
+            note=missing.get(peer.name, peer.note),
+            largest_error=peer.largest_error,
+        )
+        comparisons.append(comparison)
+        if peer.same and peer.name in results:
+            _check(comparison, row, peer, results, options)
+    return comparisons
+
+
+def _measure(
+    row: Row, calls: Mapping[str, Call], options: Options
+) -> dict[str, Side]:
+    """Measure all but the results."""
+    on_gpu = options.device.type == 'cuda'
+    seconds = interleave(
+        calls,
+        cuda_seconds if on_gpu else cpu_seconds,
+        repetitions=options.repetitions,
+    )
+    sizes = row.sizes(full=options.full, device=options.device)
     images = sizes.get('images') or sizes.get('batch') or 1
     sides = {name: Side(seconds=found) for name, found in seconds.items()}
     for name, side in sides.items():
         side.images_per_second = images / side.time
         if row.torch_only:
-            side.saved, side.flops = (
-                saved_bytes(calls[name]),
-                flops(calls[name]),
-            )
-        if peaks and row.torch_only:
-            side.memory = (
-                cuda_peak(calls[name])
-                if device.type == 'cuda'
-                else measure_peak(row.name, name, full=full, bf16=bf16)
-            )
-    comparisons = [
-        Comparison(
-            row=row.name,
-            title=row.title,
-            peer=peer.name,
-            sizes=sizes,
-            ours=sides[OURS],
-            theirs=sides.get(peer.name, Side()),
-            goals=peer.goals,
-            note=missing.get(peer.name, peer.note),
+            side.saved = saved_bytes(calls[name])
+            side.flops = flops(calls[name])
+    if options.peaks and row.torch_only:
+        for name, peak in _peaks(row, calls, options).items():
+            sides[name].memory = peak
+    return sides
+
+
+def _peaks(
+    row: Row, calls: Mapping[str, Call], options: Options
+) -> dict[str, int | None]:
+    if options.device.type == 'cuda':
+        return {name: cuda_peak(call) for name, call in calls.items()}
+
+    def measure(side: str) -> int | None:
+        return measure_peak(
+            row.name, side, full=options.full, bf16=options.bf16
         )
-        for peer in row.peers
-    ]
-    results = {name: call() for name, call in calls.items()}
-    calls.clear()
-    gc.collect()
-    compared = [p for p in row.peers if p.same and p.name not in missing]
-    if row.floating and not bf16 and compared:
-        _check_floats(compared, comparisons, results, build)
-    elif not row.floating:
-        for comparison in comparisons:
-            if comparison.peer in results:
-                comparison.different = count_different(
-                    results[OURS], results[comparison.peer]
-                )
-    return comparisons
+
+    with ThreadPoolExecutor(max_workers=2) as pool:
+        return dict(zip(calls, pool.map(measure, calls), strict=True))
 
 
-def _check_floats(
-    peers: Sequence[Peer],
-    comparisons: Sequence[Comparison],
+def _check(
+    comparison: Comparison,
+    row: Row,
+    peer: Peer,
     results: Mapping[str, Results],
-    build,
+    options: Options,
 ) -> None:
-    """Fill in the errors, against each peer's float64 result."""
-    exact = build(OURS, torch.float64)()
-    for peer in peers:
-        wanted = _renamed(build(peer.name, torch.float64)(), peer)
-        (comparison,) = [c for c in comparisons if c.peer == peer.name]
+    """Fill in how far our results are from the peer's."""
+    ours, theirs = results[OURS], _renamed(results[peer.name], peer)
+    if not row.floating:
+        comparison.different = count_different(ours, theirs)
+    elif not options.bf16:
+        double = torch.float64
+        wanted = _renamed(options.build(row, peer.name, double)(), peer)
+        exact = options.build(row, OURS, double)()
         comparison.float64_error = relative_error(exact, wanted)
-        plain = relative_error(_renamed(results[peer.name], peer), wanted)
-        ours = relative_error(results[OURS], wanted)
-        comparison.noise = ours / plain if plain else None
+        plain = relative_error(theirs, wanted)
+        if plain and peer.largest_error == LARGEST_ERROR:
+            comparison.noise = relative_error(ours, wanted) / plain
 
 
 def _renamed(results: Results, peer: Peer) -> Results:
@@ -170,18 +213,16 @@ def main(arguments: Sequence[str] | None = None) -> None:
     torch.set_num_threads(1)
     torch.use_deterministic_algorithms(args.deterministic)
     device = torch.device(args.device)
+    options = Options(
+        device, args.full, args.bf16, args.repetitions, not args.no_peaks
+    )
     rows = [find_row(name) for name in args.only] if args.only else ROWS
     comparisons: list[Comparison] = []
     for row in rows:
-        print(f'{row.name}: {row.title}', file=sys.stderr, flush=True)
-        comparisons += run_row(
-            row,
-            device=device,
-            full=args.full,
-            bf16=args.bf16,
-            repetitions=args.repetitions,
-            peaks=not args.no_peaks,
-        )
+        start = time.monotonic()
+        comparisons += run_row(row, options)
+        seconds = time.monotonic() - start
+        print(f'{row.name}: {seconds:.0f} s', file=sys.stderr, flush=True)
         if args.json:
             found = [c.to_dict() for c in comparisons]
             args.json.write_text(json.dumps(found, indent=1))

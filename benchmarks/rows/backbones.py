@@ -19,8 +19,10 @@ Forward = Callable[[Tensor], Sequence[Tensor]]
 
 
 def _indices(case: Case) -> tuple[int, ...]:
-    """Four blocks at equal distance, the last one last."""
+    """Four blocks at equal distance, the last one last; or all of fewer."""
     layers = case['layers']
+    if layers < 4:
+        return tuple(range(layers))
     return tuple(layers * (i + 1) // 4 - 1 for i in range(4))
 
 
@@ -121,7 +123,8 @@ def _from_dinov2(values: dict[str, Tensor]) -> dict[str, Tensor]:
 
 _PLAIN: dict = dict(options={})
 _DINOV2: dict = dict(options=dict(init_values=1.0, final_norm=True))
-_REDUCED = dict(layers=4, image=256, batch=1)
+# As many tokens as matter to the attention, in few blocks.
+_REDUCED = dict(layers=2, image=448, batch=1)
 _FULL = dict(layers=12, image=512, batch=1)
 
 

@@ -48,7 +48,6 @@ def _files(case: Case) -> list[dict]:
                 seg_map_path=paths[1],
                 label_map=None,
                 reduce_zero_label=True,
-                seg_fields=[],
                 # Held here, the folder lives as long as the call.
                 folder=folder,
             )
@@ -61,7 +60,7 @@ def _mmseg_pipeline(ours: list[dict]) -> list[dict]:
     kept = ('RandomResize', 'RandomCrop', 'RandomFlip')
     return [
         dict(type='LoadImageFromFile'),
-        dict(type='LoadAnnotations', reduce_zero_label=True),
+        dict(type='LoadAnnotations'),
         *(step for step in ours if step['type'] in kept),
         dict(type='PhotoMetricDistortion'),
         dict(type='PackSegInputs'),
@@ -81,7 +80,7 @@ def _call(case: Case, *, mmseg: bool) -> Call:
             random.seed(i)
             np.random.seed(i)
             torch.manual_seed(i)
-            packed.append(run(dict(file)))
+            packed.append(run(dict(file, seg_fields=[])))
         labels = [p['data_samples'].gt_sem_seg.data for p in packed]
         return dict(
             images={str(i): p['inputs'] for i, p in enumerate(packed)},

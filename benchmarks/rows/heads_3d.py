@@ -11,7 +11,7 @@ from upernet_ext.models import UPerHead
 from ..compare import gradients
 from ..peers import peer
 from ..plain import plain_uper_head
-from ..row import Call, Case, Goals, MissingPeerError, Peer, Results, Row
+from ..row import Call, Case, Goals, Peer, Results, Row
 
 CLASSES = 14
 CHANNELS = (256, 512, 1024, 2048)
@@ -144,10 +144,7 @@ def _decoder(keras: ModuleType, case: Case) -> tuple[nn.Module, nn.Module]:
 
 
 def _medicai(case: Case) -> Call:
-    try:
-        keras = peer('keras')
-    except ValueError as error:
-        raise MissingPeerError(str(error)) from error
+    keras = peer('keras')
     ours = dict(_head(case).named_parameters())
     before = keras.config.dtype_policy()
     keras.config.set_dtype_policy(str(case.dtype).removeprefix('torch.'))
@@ -183,7 +180,14 @@ _PLAIN = (Peer('plain', _plain, _GOALS),)
 # their running statistics. Its pooling is ours where the deepest map has 3
 # voxels an axis.
 _FUSED = dict(batch=1, top_down='fused', edge=96, training=False)
-_MEDICAI = Peer('medicai', _medicai, _GOALS, rename=_from_keras)
+_MEDICAI = Peer(
+    'medicai',
+    _medicai,
+    _GOALS,
+    rename=_from_keras,
+    note='its norms and resizes work in float32',
+    largest_error=1e-6,
+)
 
 ROWS = (
     _row('head-3d-128', 128, 64, _PLAIN),

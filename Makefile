@@ -8,17 +8,19 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet
 PINS := requirements/constraints.txt
 EXTRA := $(VENV)/share/upernet_ext_tests
 ONLY_TESTS := torchvision|timm|medicai|keras|h5py|ml_dtypes|namex|optree
+ONLY_TESTS := $(ONLY_TESTS)|segmentation-models-pytorch
 # Where the cores are few, threads that wait for each other cost more than
 # they bring; a caller may say otherwise.
 TEST_THREADS ?= 1
 
-.PHONY: help quickstart quickstart-3d test test-fast lint clean
+.PHONY: help quickstart quickstart-3d test test-fast lint bench clean
 
 help:
 	@echo 'make quickstart     train, test and predict on the MNI152 template'
 	@echo 'make quickstart-3d  the same on volumes of it'
 	@echo 'make test           lint and the whole test suite'
 	@echo 'make test-fast      lint and the tests that take no processes'
+	@echo 'make bench          time and memory against the peers'
 
 # torch first, and pinned: other packages would pull the newest build.
 $(VENV)/.torch: $(PINS)
@@ -35,7 +37,7 @@ $(VENV)/.quickstart: $(VENV)/.torch setup.cfg setup.py requirements/core.txt \
 
 # What only the tests need, without its dependencies, and where nothing but the
 # tests finds it: the CUDA build of torchvision for timm and mmpretrain, and
-# medicai with what Keras needs beside torch.
+# medicai with what Keras needs beside torch; the bench's peers are among them.
 $(VENV)/.tests: $(VENV)/.quickstart $(wildcard requirements/*.txt)
 	$(PIP) -c $(PINS) -e '.[tests]'
 	rm -rf $(EXTRA)
@@ -62,6 +64,9 @@ test: lint
 
 test-fast: lint
 	OMP_NUM_THREADS=$(TEST_THREADS) $(BIN)/python -m pytest -m 'not slow'
+
+bench: $(VENV)/.tests
+	$(BIN)/python -m benchmarks.run
 
 clean:
 	rm -rf $(VENV) build dist *.egg-info

@@ -19,6 +19,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
+import cv2
 import torch
 
 from .compare import count_different, relative_error
@@ -211,6 +212,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     args = _arguments(arguments)
     warnings.simplefilter('ignore')
     torch.set_num_threads(1)
+    cv2.setNumThreads(1)
     torch.use_deterministic_algorithms(args.deterministic)
     device = torch.device(args.device)
     options = Options(

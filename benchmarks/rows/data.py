@@ -1,13 +1,16 @@
 """Training images of ADE20K's recipe, from files to what a model gets."""
 
 import random
+import shutil
 import tempfile
+import weakref
 from pathlib import Path
 
 import cv2
 import numpy as np
 import torch
 from mmcv.transforms import Compose
+from mmengine.config import Config
 from mmengine.registry import DefaultScope
 
 import upernet_ext.datasets  # noqa: F401  (registers the transforms)
@@ -20,13 +23,12 @@ _CONFIG = 'configs/_base_/datasets/ade20k.py'
 _ROOT = Path(__file__).parents[2]
 
 
-def _files(case: Case) -> list[dict]:
-    """Write photographs of noise and maps of regions; keep the folder.
+def _files(case: Case, folder: str) -> list[dict]:
+    """Write photographs of noise and maps of regions.
 
     Returns:
         What a dataset gives its pipeline, one dictionary an image.
     """
-    folder = tempfile.TemporaryDirectory()
     rng = np.random.default_rng(0)
     width, height = case['size']
     found = []
@@ -39,7 +41,7 @@ def _files(case: Case) -> list[dict]:
         labels = cv2.resize(
             regions, (width, height), interpolation=cv2.INTER_NEAREST
         )
-        paths = [f'{folder.name}/{i}{end}' for end in ('.jpg', '.png')]
+        paths = [f'{folder}/{i}{end}' for end in ('.jpg', '.png')]
         cv2.imwrite(paths[0], image)
         cv2.imwrite(paths[1], labels)
         found.append(
@@ -48,30 +50,38 @@ def _files(case: Case) -> list[dict]:
                 seg_map_path=paths[1],
                 label_map=None,
                 reduce_zero_label=True,
-                # Held here, the folder lives as long as the call.
-                folder=folder,
             )
         )
     return found
 
 
-def _mmseg_pipeline(ours: list[dict]) -> list[dict]:
-    """Write mmseg's recipe, with the numbers of ours."""
-    kept = ('RandomResize', 'RandomCrop', 'RandomFlip')
+def _mmseg_pipeline(config: Config) -> list[dict]:
+    """Write mmseg's recipe (configs/_base_/datasets/ade20k.py)."""
     return [
         dict(type='LoadImageFromFile'),
         dict(type='LoadAnnotations'),
-        *(step for step in ours if step['type'] in kept),
+        dict(
+            type='RandomResize',
+            scale=config.img_scale,
+            ratio_range=(0.5, 2.0),
+            keep_ratio=True,
+        ),
+        dict(
+            type='RandomCrop', crop_size=config.crop_size, cat_max_ratio=0.75
+        ),
+        dict(type='RandomFlip', prob=0.5),
         dict(type='PhotoMetricDistortion'),
         dict(type='PackSegInputs'),
     ]
 
 
 def _call(case: Case, *, mmseg: bool) -> Call:
-    steps = load_config(_ROOT / _CONFIG).train_pipeline
+    config = load_config(_ROOT / _CONFIG)
+    steps = _mmseg_pipeline(config) if mmseg else config.train_pipeline
     with DefaultScope.overwrite_default_scope('mmseg'):
-        run = Compose(_mmseg_pipeline(steps) if mmseg else steps)
-    files = _files(case)
+        run = Compose(steps)
+    folder = tempfile.mkdtemp()
+    files = _files(case, folder)
 
     def call() -> Results:
         # The same draws for both, image by image.
@@ -87,6 +97,7 @@ def _call(case: Case, *, mmseg: bool) -> Call:
             labels={str(i): x for i, x in enumerate(labels)},
         )
 
+    weakref.finalize(call, shutil.rmtree, folder)
     return call
 
 

@@ -246,7 +246,7 @@ def test_a_row_runs_end_to_end(
     monkeypatch.setattr(measure, 'SECONDS', 0.0)
     numbers = tmp_path / 'numbers.json'
     threads = torch.get_num_threads()
-    arguments = ['--only', 'post-process', '--repetitions', '2', '--json']
+    arguments = ['--only', 'slide', '--repetitions', '2', '--json']
     try:
         run.main([*arguments, str(numbers), '--out', str(tmp_path)])
     finally:
@@ -257,5 +257,5 @@ def test_a_row_runs_end_to_end(
     assert found['different'] == 0
     written = (tmp_path / 'bench.md').read_text()
     assert capsys.readouterr().out.strip() in written
-    assert 'python -m benchmarks.run --only post-process' in written
+    assert 'python -m benchmarks.run --only slide' in written
     assert (tmp_path / 'bench.png').exists()

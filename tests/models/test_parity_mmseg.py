@@ -345,18 +345,22 @@ def _nearest(
 
 def _ignores_nothing(
     self: CrossEntropyLoss, logits: Tensor, labels: Tensor, *rest: object
-) -> Tensor:
+) -> tuple[Tensor, Tensor]:
     return LOSS(self, logits, labels.where(labels != 255, 0), *rest)
 
 
-PYRAMID, POOLING, LOSS = UPerHead._pyramid, PPM.pool, CrossEntropyLoss.loss
+PYRAMID, POOLING = UPerHead._pyramid, PPM.pool
+LOSS = CrossEntropyLoss.sums_and_gradient
 MUTANTS = {
     'no top-down sum': (UPerHead, '_add', _no_sum),
     'swapped levels': (UPerHead, '_pyramid', _swapped),
     'missing PPM branch': (PPM, 'pool', _branch_missing),
     'conv before the sum': (UPerHead, '_pyramid', _conv_before_sum),
     'nearest instead of bilinear': (uper_head, 'resize', _nearest),
-    'ignore_index forgotten': (CrossEntropyLoss, 'loss', _ignores_nothing),
+    'ignore_index forgotten': (
+        *(CrossEntropyLoss, 'sums_and_gradient'),
+        _ignores_nothing,
+    ),
 }
 
 

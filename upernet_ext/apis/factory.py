@@ -132,22 +132,13 @@ def build_model(
         ValueError: Arguments that contradict each other or the encoder.
         WeightsError: The weights do not fit the encoder.
     """
-    if (encoder is None) == (encoder_name is None):
-        raise ValueError(
-            'build_model needs encoder_name (a name of list_encoders()) or '
-            'encoder (a built module), one of them'
-        )
     if classifier_activation == 'softmax' and num_classes == 1:
         raise ValueError(
             'a softmax over num_classes=1 is always 1; use '
             "classifier_activation='sigmoid', or two classes"
         )
     in_channels, size = _split_shape(input_shape)
-    entry = None
-    if encoder is None:
-        entry = find_encoder(encoder_name, spatial_dims=len(size))
-    else:
-        _check_pyramid(encoder, spatial_dims=len(size))
+    entry = _find_entry(encoder_name, encoder, spatial_dims=len(size))
     head = _head(
         architecture,
         channels=decoder_filters,
@@ -189,6 +180,21 @@ def build_model(
     _tell_shapes(model.encoder, (in_channels, *size))
     _check_upsampling(model, head_upsample)
     return model
+
+
+def _find_entry(
+    name: str | None, encoder: nn.Module | None, *, spatial_dims: int
+) -> Encoder | None:
+    """Look a name up, or check a built encoder, which has no entry."""
+    if (encoder is None) == (name is None):
+        raise ValueError(
+            'build_model needs encoder_name (a name of list_encoders()) or '
+            'encoder (a built module), one of them'
+        )
+    if encoder is None:
+        return find_encoder(name, spatial_dims=spatial_dims)
+    _check_pyramid(encoder, spatial_dims=spatial_dims)
+    return None
 
 
 def _split_shape(

@@ -85,29 +85,15 @@ def init_model(
         options = dict(device=device, cfg_options=cfg_options)
         models = [init_model(one, checkpoint, **options) for one in source]
         return models[0] if len(models) == 1 else _ensemble(models, source)
-    if checkpoint is None and not str(source).endswith('.py'):
-        content = read_checkpoint(checkpoint := source)
-        cfg = checkpoint_config(content, str(source))
-        _check_stored(cfg, str(source))
-        cfg.merge_from_dict(dict(cfg_options or {}))
-    elif checkpoint is None:
-        raise ConfigError(
-            f'init_model({str(source)!r}) has no weights; give the checkpoint '
-            'as well, or the checkpoint alone'
-        )
-    elif isinstance(source, Config):
-        content, cfg = read_checkpoint(checkpoint), copy.deepcopy(source)
-        cfg.merge_from_dict(dict(cfg_options or {}))
-    else:
-        cfg = load_config(source, overrides=cfg_options)
-        content = read_checkpoint(checkpoint)
+    cfg, content = _read(source, checkpoint, cfg_options or {})
+    checkpoint = str(source if checkpoint is None else checkpoint)
     with DefaultScope.overwrite_default_scope(scope(cfg)):
         model = MODELS.build(cfg.model)
         model.dataset_meta = _dataset_meta(content, cfg)
     model.receipt = load_segmentor(
         model,
-        complete_weights(model, content, source=str(checkpoint)),
-        source=str(checkpoint),
+        complete_weights(model, content, source=checkpoint),
+        source=checkpoint,
     )
     print_log(model.receipt.summary(), logger='current')
     model.cfg = cfg
@@ -116,6 +102,30 @@ def init_model(
     model.to(device)
     model.eval()
     return model
+
+
+def _read(
+    source: str | os.PathLike | Config,
+    checkpoint: str | os.PathLike | None,
+    cfg_options: Mapping[str, Any],
+) -> tuple[Config, dict[str, Any]]:
+    """Return the config, with its options, and what the checkpoint holds."""
+    if checkpoint is None and str(source).endswith('.py'):
+        raise ConfigError(
+            f'init_model({str(source)!r}) has no weights; give the checkpoint '
+            'as well, or the checkpoint alone'
+        )
+    if checkpoint is not None and not isinstance(source, Config):
+        cfg = load_config(source, overrides=cfg_options)
+        return cfg, read_checkpoint(checkpoint)
+    if checkpoint is None:
+        content = read_checkpoint(source)
+        cfg = checkpoint_config(content, str(source))
+        _check_stored(cfg, str(source))
+    else:
+        content, cfg = read_checkpoint(checkpoint), copy.deepcopy(source)
+    cfg.merge_from_dict(dict(cfg_options))
+    return cfg, content
 
 
 def predict(

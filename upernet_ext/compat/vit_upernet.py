@@ -165,18 +165,10 @@ def create_segmentation_model(
             f'create_segmentation_model does not use {sorted(kwargs)}',
             stacklevel=2,
         )
-    tuning = None
+    lora = None
     if use_lora:
         targets = lora_target_modules or ['qkv']
-        tuning = _lora(lora_rank, lora_alpha, lora_dropout, targets)
-        if freeze_backbone:
-            print_log(
-                'freeze_backbone=True gives way to use_lora=True: the '
-                "backbone's weights are frozen, its adapters are trained",
-                logger='current',
-            )
-    elif freeze_backbone:
-        tuning = dict(type='freeze', what='all')
+        lora = _lora(lora_rank, lora_alpha, lora_dropout, targets)
     if checkpoint_path is None and arch in ARCHITECTURES:
         print_log(
             f'{backbone_name} has no published weights in size '
@@ -202,10 +194,22 @@ def create_segmentation_model(
                 upsampler=dict(),
             ),
             num_classes=num_classes,
-            tuning=tuning,
+            tuning=_tuning(lora, freeze_backbone),
         )
         model.init_weights()
     return model
+
+
+def _tuning(lora: dict | None, freeze_backbone: bool) -> dict | None:
+    if lora is None:
+        return dict(type='freeze', what='all') if freeze_backbone else None
+    if freeze_backbone:
+        print_log(
+            'freeze_backbone=True gives way to use_lora=True: the '
+            "backbone's weights are frozen, its adapters are trained",
+            logger='current',
+        )
+    return lora
 
 
 def _lora(

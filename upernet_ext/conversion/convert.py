@@ -73,13 +73,7 @@ def convert(
     if to != 'upernet_ext' and any(adapted_layers(read.model)):
         read.model.merge_lora()
     if to == 'timm' and hasattr(read.model, 'backbone'):
-        backbone = read.model.backbone
-        read = replace(
-            read,
-            model=backbone,
-            peer=our_peer(backbone),
-            config=read.config['backbone'],
-        )
+        read = _backbone_of(read)
     with torch.no_grad():
         target = TARGETS[to](read, destination)
     if target is None:
@@ -98,6 +92,16 @@ def convert(
             f'{comparison.summary()}; do not use it'
         )
     return comparison
+
+
+def _backbone_of(read: Source) -> Source:
+    backbone = read.model.backbone
+    return replace(
+        read,
+        model=backbone,
+        peer=our_peer(backbone),
+        config=read.config['backbone'],
+    )
 
 
 def _input_shape(read: Source) -> tuple[int, ...]:

@@ -73,19 +73,7 @@ def _head(
             f'{", ".join(_HEADS.values())} have'
         )
     kind = given['type'] if theirs is None else f'mmseg.{theirs}'
-    cfg = {**_defaults(head), **given}
-    other = {
-        k: v for k, v in cfg.items() if not accepts(type_of({'type': kind}), k)
-    }
-    del other['type']
-    wrong = {
-        k: v
-        for k, v in other.items()
-        if k not in _CHOICES and v not in (None, _OURS.get(k))
-    }
-    if theirs and wrong:
-        raise ConfigError(f'{kind} cannot do {wrong} of {given["type"]}')
-    cfg = {k: v for k, v in cfg.items() if k not in other}
+    cfg = _shared_arguments(head, given, kind)
     cfg |= dict(
         type=kind,
         in_channels=head.in_channels,
@@ -108,6 +96,25 @@ def _head(
                 f'head takes map {head.in_index[0]}'
             )
     return {k: v for k, v in cfg.items() if k != 'init_cfg'}
+
+
+def _shared_arguments(
+    head: nn.Module, given: Mapping[str, Any], kind: str
+) -> dict[str, Any]:
+    """Keep what mmseg's head takes, too; refuse what it cannot do."""
+    cfg = {**_defaults(head), **given}
+    cls = type_of({'type': kind})
+    other = {
+        k: v for k, v in cfg.items() if k != 'type' and not accepts(cls, k)
+    }
+    wrong = {
+        k: v
+        for k, v in other.items()
+        if k not in _CHOICES and v not in (None, _OURS.get(k))
+    }
+    if given['type'] != kind and wrong:
+        raise ConfigError(f'{kind} cannot do {wrong} of {given["type"]}')
+    return {k: v for k, v in cfg.items() if k not in other}
 
 
 def mmseg_config(model: nn.Module) -> tuple[dict[str, Any], KeyStyle]:

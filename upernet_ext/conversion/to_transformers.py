@@ -223,26 +223,26 @@ def upernet_config(model: nn.Module) -> tuple['PreTrainedConfig', KeyStyle]:
         loss_ignore_index=head.ignore_index,
     )
     if model.with_auxiliary_head:
-        auxiliary = model.auxiliary_head
-        _check_head(
-            'auxiliary_head',
-            auxiliary,
-            model.backbone,
-            in_index=2,
-            type='FCNHead',
-        )
-        arguments |= dict(
-            auxiliary_in_channels=auxiliary.in_channels,
-            auxiliary_channels=auxiliary.channels,
-            auxiliary_num_convs=len(auxiliary.convs),
-            auxiliary_concat_input=auxiliary.concat_input,
-        )
+        arguments |= _auxiliary_head(model)
     names = (getattr(model, 'dataset_meta', None) or {}).get('classes')
     if names is not None and len(names) == head.out_channels:
         del arguments['num_labels']
         arguments['id2label'] = dict(enumerate(names))
         arguments['label2id'] = {name: i for i, name in enumerate(names)}
     return UperNetConfig(**arguments), style
+
+
+def _auxiliary_head(model: nn.Module) -> dict[str, Any]:
+    head = model.auxiliary_head
+    _check_head(
+        'auxiliary_head', head, model.backbone, in_index=2, type='FCNHead'
+    )
+    return dict(
+        auxiliary_in_channels=head.in_channels,
+        auxiliary_channels=head.channels,
+        auxiliary_num_convs=len(head.convs),
+        auxiliary_concat_input=head.concat_input,
+    )
 
 
 def build_transformers(model: nn.Module) -> nn.Module:

@@ -2,7 +2,7 @@
 
 import difflib
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any, Literal
 
@@ -237,22 +237,11 @@ def load_weights(
     names = wanted_names(module, state_dict)
     held = module.state_dict()
     own = {there: held[here] for there, here in names.items()}
-    unused = [
-        k for k in state_dict if k not in own and k.startswith(tuple(ignored))
-    ]
-    absent = [k for k in own if k not in state_dict]
-    allowed = [k for k in absent if k.startswith(tuple(optional))]
-    missing = [
-        k
-        for k in absent
-        if k not in allowed and not k.endswith('num_batches_tracked')
-    ]
+    allowed, missing = _absent(own, state_dict, optional)
     in_file = {new: old for old, new in reading.renamed.items()}
-    left_over = {
-        k: in_file.get(k, k)
-        for k in state_dict
-        if k not in own and k not in unused
-    }
+    extra = [k for k in state_dict if k not in own]
+    unused = [k for k in extra if k.startswith(tuple(ignored))]
+    left_over = {k: in_file.get(k, k) for k in extra if k not in unused}
     problems = _problems(own, state_dict, missing, left_over)
     if problems:
         raise WeightsError(
@@ -279,6 +268,20 @@ def load_weights(
         missing=tuple(allowed),
         parameters=dict(counts),
     )
+
+
+def _absent(
+    own: Collection[str], state_dict: Collection[str], optional: Sequence[str]
+) -> tuple[list[str], list[str]]:
+    """Return the names that a file lacks and may lack, and the others."""
+    absent = [k for k in own if k not in state_dict]
+    allowed = [k for k in absent if k.startswith(tuple(optional))]
+    missing = [
+        k
+        for k in absent
+        if k not in allowed and not k.endswith('num_batches_tracked')
+    ]
+    return allowed, missing
 
 
 def _problems(

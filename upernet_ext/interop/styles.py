@@ -175,20 +175,11 @@ def recognise(
     """
     wanted = set(wanted)
     own = KeyStyle('', lambda names: not wanted.isdisjoint(names), dict, dict)
-    readings, failures = [], []
-    for prefix, inside in unwrapped(state_dict):
-        for style in (own, *styles):
-            if not style.recognises(inside.keys()):
-                continue
-            try:
-                reading = apply_style(
-                    style, inside, source=source, prefix=prefix
-                )
-            except WeightsError as error:
-                failures.append(error)
-                continue
-            gaps = len(wanted - set(reading.state_dict))
-            readings.append((gaps, prefix, reading))
+    found, failures = _readings(state_dict, (own, *styles), source)
+    readings = [
+        (len(wanted - set(reading.state_dict)), prefix, reading)
+        for prefix, reading in found
+    ]
     tried = tuple(style.name for style in styles)
     if not readings:
         if failures:
@@ -209,3 +200,23 @@ def recognise(
     return Reading(
         reading.state_dict, reading.style, reading.renamed, outside, tried
     )
+
+
+def _readings(
+    state_dict: Mapping[str, Tensor], styles: Sequence[KeyStyle], source: str
+) -> tuple[list[tuple[str, Reading]], list[WeightsError]]:
+    """Read a file in all styles that know its names, behind any prefix."""
+    readings, failures = [], []
+    for prefix, inside in unwrapped(state_dict):
+        for style in styles:
+            if not style.recognises(inside.keys()):
+                continue
+            try:
+                reading = apply_style(
+                    style, inside, source=source, prefix=prefix
+                )
+            except WeightsError as error:
+                failures.append(error)
+            else:
+                readings.append((prefix, reading))
+    return readings, failures

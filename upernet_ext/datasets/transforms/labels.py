@@ -54,18 +54,7 @@ def to_labels(
             )
         if mask.shape[2] == 3 and palette is not None:
             return _colors_to_labels(mask, path, palette, num_classes)
-        if (mask != mask[..., :1]).any():
-            if mask.shape[2] == 3:
-                change = (
-                    'give palette=[(r, g, b), ...], one colour a class, or '
-                    'multi_label=True for one channel a class'
-                )
-            else:
-                change = 'give multi_label=True for one channel a class'
-            raise ValueError(
-                f'{path}: the mask has {mask.shape[2]} channels; {change}'
-            )
-        mask = mask[..., 0]
+        mask = _only_channel(mask, path)
     return _relabel(
         _as_integers(mask, path),
         path,
@@ -73,6 +62,21 @@ def to_labels(
         label_map=label_map,
         reduce_zero_label=reduce_zero_label,
     )
+
+
+def _only_channel(mask: np.ndarray, path: str) -> np.ndarray:
+    """Return one of the channels, which must be equal."""
+    if (mask != mask[..., :1]).any():
+        change = 'give multi_label=True for one channel a class'
+        if mask.shape[2] == 3:
+            change = (
+                'give palette=[(r, g, b), ...], one colour a class, or '
+                'multi_label=True for one channel a class'
+            )
+        raise ValueError(
+            f'{path}: the mask has {mask.shape[2]} channels; {change}'
+        )
+    return mask[..., 0]
 
 
 def _num_labels(num_classes: int | None) -> int:

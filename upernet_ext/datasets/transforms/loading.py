@@ -223,19 +223,7 @@ class LoadMask(BaseTransform):
             multi_label=multi_label,
             reduce_zero_label=bool(options['reduce_zero_label']),
         )
-        size = results.get('ori_shape')
-        if size is not None and labels.shape[:2] != tuple(size):
-            hint = ''
-            if labels.shape[1::-1] == tuple(size):
-                hint = (
-                    '; height and width are swapped: the image may have an '
-                    'EXIF orientation, which is applied to images only'
-                )
-            raise ValueError(
-                f'{path}: the mask is {labels.shape[0]} x {labels.shape[1]} '
-                f'pixels, its image {results.get("img_path")} is {size[0]} x '
-                f'{size[1]}{hint}'
-            )
+        _check_size(labels.shape[:2], path, results)
         if multi_label:
             labels, results['label_sets'] = index_label_sets(labels)
         results['gt_seg_map'] = labels
@@ -247,3 +235,22 @@ class LoadMask(BaseTransform):
     def __repr__(self) -> str:
         options = ', '.join(f'{k}={v}' for k, v in self.options.items())
         return f'{type(self).__name__}({options})'
+
+
+def _check_size(
+    found: tuple[int, int], path: str, results: dict[str, Any]
+) -> None:
+    """Raise if a mask is not of its image's size, where that is known."""
+    size = results.get('ori_shape')
+    if size is None or found == tuple(size):
+        return
+    hint = ''
+    if found[::-1] == tuple(size):
+        hint = (
+            '; height and width are swapped: the image may have an '
+            'EXIF orientation, which is applied to images only'
+        )
+    raise ValueError(
+        f'{path}: the mask is {found[0]} x {found[1]} pixels, its image '
+        f'{results.get("img_path")} is {size[0]} x {size[1]}{hint}'
+    )

@@ -194,14 +194,7 @@ def _decode_tiff(data: bytes, *, indices: bool) -> np.ndarray:
             if page.bitspersample > 8 and page.samplesperpixel > 1:
                 raise
             return _decode_tiff_with_pillow(data, indices=indices)
-        axes = series[0].axes
-        rows, columns = axes.index('Y'), axes.index('X')
-        array = np.moveaxis(array, (rows, columns), (0, 1))
-        if array.ndim > 3:
-            raise ValueError(
-                f'it has the axes {axes} of shape {series[0].shape}; one '
-                'axis beside Y and X can become the channels'
-            )
+        array = _rows_first(array, series[0].axes)
         photometric = page.photometric.name
         if photometric == 'MINISWHITE' and array.dtype.kind in 'bu':
             top = True if array.dtype == bool else 2**page.bitspersample - 1
@@ -212,6 +205,16 @@ def _decode_tiff(data: bytes, *, indices: bool) -> np.ndarray:
             return array
         tag = page.tags.get(_ORIENTATION)
         return _orient(_channels_last(array), tag.value if tag else 1)
+
+
+def _rows_first(array: np.ndarray, axes: str) -> np.ndarray:
+    """Move rows and columns to the front; at most one axis follows."""
+    if array.ndim > 3:
+        raise ValueError(
+            f'it has the axes {axes} of shape {array.shape}; one axis beside '
+            'Y and X can become the channels'
+        )
+    return np.moveaxis(array, (axes.index('Y'), axes.index('X')), (0, 1))
 
 
 def _decode_tiff_with_pillow(data: bytes, *, indices: bool) -> np.ndarray:

@@ -62,6 +62,27 @@ def take_fingerprint(
     path = folder / 'fingerprint.json'
     if path.is_file():
         return _from_json(read_json(path))
+    parts = _measure_cases(dataset, folder, num_workers)
+    samples = np.concatenate([part['samples'] for part in parts], axis=1)
+    if not samples.size:
+        raise ValueError(
+            f'{dataset.root}: no label file has a voxel of a class'
+        )
+    fingerprint = Fingerprint(
+        shapes=tuple(tuple(part['shape'].tolist()) for part in parts),
+        spacings=tuple(tuple(part['spacing'].tolist()) for part in parts),
+        intensities=tuple(_statistics(channel) for channel in samples),
+        relative_size=float(np.median([p['relative_size'] for p in parts])),
+    )
+    with complete_or_absent(path) as partial:
+        partial.write_text(json.dumps(asdict(fingerprint), indent=1))
+    return fingerprint
+
+
+def _measure_cases(
+    dataset: RawDataset, folder: Path, num_workers: int | None
+) -> list[dict[str, np.ndarray]]:
+    """Measure each training case whose file in ``folder`` is not there."""
 
     def measured(case: Case) -> Path:
         return folder / f'{case.name}.npz'
@@ -78,21 +99,7 @@ def take_fingerprint(
         description=f'Fingerprint of {dataset.name}',
         num_workers=num_workers,
     )
-    parts = [dict(np.load(measured(case))) for case in dataset.training]
-    samples = np.concatenate([part['samples'] for part in parts], axis=1)
-    if not samples.size:
-        raise ValueError(
-            f'{dataset.root}: no label file has a voxel of a class'
-        )
-    fingerprint = Fingerprint(
-        shapes=tuple(tuple(part['shape'].tolist()) for part in parts),
-        spacings=tuple(tuple(part['spacing'].tolist()) for part in parts),
-        intensities=tuple(_statistics(channel) for channel in samples),
-        relative_size=float(np.median([p['relative_size'] for p in parts])),
-    )
-    with complete_or_absent(path) as partial:
-        partial.write_text(json.dumps(asdict(fingerprint), indent=1))
-    return fingerprint
+    return [dict(np.load(measured(case))) for case in dataset.training]
 
 
 def _measure(case: Case, dataset: RawDataset) -> dict[str, Any]:

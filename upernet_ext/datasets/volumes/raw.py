@@ -106,17 +106,8 @@ def find_dataset(
         training = _listed_cases(description['dataset'], root, path)
     else:
         training = _find_cases(root, 'Tr', ending, channels)
-    for case in training:
-        if case.labels is None:
-            raise ValueError(
-                f'{root / "labelsTr" / (case.name + ending)}: missing, the '
-                f'labels of {case.images[0]}'
-            )
+    _check_training(training, root, ending)
     testing = _find_cases(root, 'Ts', ending, channels)
-    if not training:
-        raise ValueError(
-            f'{root / "imagesTr"}: no case of the name {{case}}_0000{ending}'
-        )
     expected = description.get('numTraining', len(training))
     if expected != len(training):
         print_log(
@@ -135,6 +126,20 @@ def find_dataset(
         testing=testing,
         use_mask_for_norm=bool(description.get('use_mask_for_norm')),
     )
+
+
+def _check_training(training: Sequence[Case], root: Path, ending: str) -> None:
+    """Raise unless there are cases, and each has labels."""
+    if not training:
+        raise ValueError(
+            f'{root / "imagesTr"}: no case of the name {{case}}_0000{ending}'
+        )
+    for case in training:
+        if case.labels is None:
+            raise ValueError(
+                f'{root / "labelsTr" / (case.name + ending)}: missing, the '
+                f'labels of {case.images[0]}'
+            )
 
 
 def find_volume_folder(

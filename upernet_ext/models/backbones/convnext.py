@@ -18,7 +18,7 @@ from ...interop import Change
 from ...layers.channel_norm import ChannelLayerNorm, GlobalResponseNorm
 from ...layers.rank import check_spatial_dims, conv
 from ...registry import MODELS
-from .convnext_presets import convnext_sizes
+from .convnext_presets import ConvNeXtSizes, convnext_sizes
 from .encoder import PyramidEncoder, select_levels
 
 _STAGE = re.compile(r'stages\.(\d+)\.blocks\.')
@@ -211,38 +211,40 @@ class ConvNeXt(PyramidEncoder, BaseModule):
             (4 * 2**i,) * spatial_dims for i in self.out_indices
         )
         self.gradient_checkpointing = gradient_checkpointing
+        patches = dict(spatial_dims=spatial_dims, stride=4, padding=0)
         self.stem = nn.Sequential(
-            conv(
-                in_channels,
-                dims[0],
-                4,
-                spatial_dims=spatial_dims,
-                stride=4,
-                padding=0,
-            ),
-            ChannelLayerNorm(dims[0]),
+            conv(in_channels, dims[0], 4, **patches), ChannelLayerNorm(dims[0])
         )
-        last = max(sum(self.depths) - 1, 1)
-        self.stages = nn.ModuleList(
+        self.stages = self._build_stages(
+            sizes,
+            drop_path_rate,
+            layer_scale=layer_scale,
+            spatial_dims=spatial_dims,
+        )
+        self.output_norm = output_norm
+        if output_norm:
+            for i in self.out_indices:
+                self.add_module(f'norm{i}', ChannelLayerNorm(dims[i]))
+
+    def _build_stages(
+        self, sizes: ConvNeXtSizes, drop_path_rate: float, **kwargs
+    ) -> nn.ModuleList:
+        dims, last = sizes.dims, max(sum(self.depths) - 1, 1)
+        return nn.ModuleList(
             Stage(
                 dims[max(i - 1, 0)],
                 dims[i],
                 first=i == 0,
-                spatial_dims=spatial_dims,
                 drop_paths=[
                     drop_path_rate * (sum(self.depths[:i]) + j) / last
                     for j in range(self.depths[i])
                 ],
                 v2=sizes.v2,
                 conv_mlp=sizes.conv_mlp,
-                layer_scale=layer_scale,
+                **kwargs,
             )
             for i in range(self.out_indices[-1] + 1)
         )
-        self.output_norm = output_norm
-        if output_norm:
-            for i in self.out_indices:
-                self.add_module(f'norm{i}', ChannelLayerNorm(dims[i]))
 
     def init_weights(self) -> None:
         """Truncated normal 0.02 and biases 0, as the paper's code."""

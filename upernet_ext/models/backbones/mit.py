@@ -262,7 +262,6 @@ class MiT(PyramidEncoder, BaseModule):
             (4 * 2**i,) * spatial_dims for i in self.out_indices
         )
         self.gradient_checkpointing = gradient_checkpointing
-        last = max(sum(self.depths) - 1, 1)
         for i in range(self.out_indices[-1] + 1):
             embed = OverlapPatchEmbed(
                 dims[i - 1] if i else in_channels,
@@ -271,21 +270,32 @@ class MiT(PyramidEncoder, BaseModule):
                 stride=2 if i else 4,
                 spatial_dims=spatial_dims,
             )
-            blocks = nn.ModuleList(
-                Block(
-                    dims[i],
-                    num_heads[i],
-                    reduction=8 // 2**i,
-                    spatial_dims=spatial_dims,
-                    drop_path=drop_path_rate
-                    * (sum(self.depths[:i]) + j)
-                    / last,
-                )
-                for j in range(self.depths[i])
+            blocks = self._build_blocks(
+                i, dims[i], num_heads[i], drop_path_rate, spatial_dims
             )
             self.add_module(f'patch_embed{i + 1}', embed)
             self.add_module(f'block{i + 1}', blocks)
             self.add_module(f'norm{i + 1}', nn.LayerNorm(dims[i], eps=1e-6))
+
+    def _build_blocks(
+        self,
+        stage: int,
+        channels: int,
+        num_heads: int,
+        drop_path_rate: float,
+        spatial_dims: int,
+    ) -> nn.ModuleList:
+        before, last = sum(self.depths[:stage]), max(sum(self.depths) - 1, 1)
+        return nn.ModuleList(
+            Block(
+                channels,
+                num_heads,
+                reduction=8 // 2**stage,
+                spatial_dims=spatial_dims,
+                drop_path=drop_path_rate * (before + j) / last,
+            )
+            for j in range(self.depths[stage])
+        )
 
     def init_weights(self) -> None:
         """Truncated normal 0.02, He's normal for convolutions, biases 0."""

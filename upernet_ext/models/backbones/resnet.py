@@ -190,11 +190,10 @@ class Block(nn.Module):
         self.downsample = nn.Identity()
         if needs_projection(in_channels, channels, stride, dilations):
             pools = self._pools(arch, stride, dilations[1], spatial_dims)
+            stride = 1 if pools else stride
             self.downsample = nn.Sequential(
                 *pools,
-                make_conv(
-                    in_channels, channels, 1, stride=1 if pools else stride
-                ),
+                make_conv(in_channels, channels, 1, stride=stride),
                 norm(norm_cfg, channels, spatial_dims),
             )
 

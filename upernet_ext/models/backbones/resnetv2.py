@@ -172,31 +172,22 @@ class ResNetV2(ResidualEncoder):
             spatial_dims=spatial_dims,
         )
         norm_cfg = norm_cfg or dict(type='BN')
+        make_conv = partial(conv, spatial_dims=spatial_dims, bias=False)
         self.stem = nn.Module()
-        self.stem.conv = conv(
-            in_channels,
-            base_channels,
-            7,
-            spatial_dims=spatial_dims,
-            stride=2,
-            bias=False,
-        )
+        self.stem.conv = make_conv(in_channels, base_channels, 7, stride=2)
         self.maxpool = max_pool(spatial_dims, 3, stride=2, padding=1)
-        make_block = partial(
-            Block, norm_cfg=norm_cfg, spatial_dims=spatial_dims
-        )
-        self.stages = nn.ModuleList()
-        for blocks in build_stages(
-            make_block,
+        stages = build_stages(
+            partial(Block, norm_cfg=norm_cfg, spatial_dims=spatial_dims),
             base_channels,
             widths=widths,
             depths=depths,
             plans=plans[: self.out_indices[-1]],
             drop_path_rate=drop_path_rate,
-        ):
-            self.stages.append(
-                nn.ModuleDict({'blocks': nn.Sequential(*blocks)})
-            )
+        )
+        self.stages = nn.ModuleList(
+            nn.ModuleDict({'blocks': nn.Sequential(*blocks)})
+            for blocks in stages
+        )
         if self.out_indices[-1] == len(widths):
             self.norm = norm(norm_cfg, widths[-1], spatial_dims)
             self.relu = nn.ReLU(inplace=True)

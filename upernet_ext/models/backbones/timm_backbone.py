@@ -104,21 +104,26 @@ class TimmBackbone(PyramidEncoder, nn.Module):
             (classifier,) if isinstance(classifier, str) else tuple(classifier)
         )
         self.by_intermediates = hasattr(whole, 'forward_intermediates')
-        if self.by_intermediates:
-            whole.prune_intermediate_layers(
-                list(self.out_indices), prune_norm=not final_norm
-            )
-            self.model = whole
-        else:
-            self.model = _create(
-                model_name,
-                features_only=True,
-                out_indices=self.out_indices,
-                **arguments,
-            )
+        self.model = self._reduce(whole, model_name, arguments)
         self._match_names(published)
         if gradient_checkpointing:
             self.model.set_grad_checkpointing(True)
+
+    def _reduce(
+        self, whole: nn.Module, model_name: str, arguments: Mapping
+    ) -> nn.Module:
+        """Leave of a classifier what the levels need."""
+        if self.by_intermediates:
+            whole.prune_intermediate_layers(
+                list(self.out_indices), prune_norm=not self.final_norm
+            )
+            return whole
+        return _create(
+            model_name,
+            features_only=True,
+            out_indices=self.out_indices,
+            **arguments,
+        )
 
     def _choose_levels(
         self, info: Sequence[Mapping], out_indices: Sequence[int] | None

@@ -6,6 +6,7 @@ have licences of their own.
 
 import re
 from collections.abc import Mapping, Sequence
+from types import ModuleType
 
 from torch import Tensor, nn
 
@@ -76,25 +77,11 @@ class TransformersBackbone(nn.Module):
         gradient_checkpointing: bool = False,
     ) -> None:
         super().__init__()
-        try:
-            import transformers
-        except ImportError as error:
-            raise ImportError(
-                'TransformersBackbone needs transformers: '
-                "pip install 'upernet_ext[backbones]'"
-            ) from error
+        transformers = _transformers()
         if model_type not in transformers.CONFIG_MAPPING:
             raise ValueError(f'transformers has no model type {model_type!r}')
-        # Configuration classes compare types: a mmengine ConfigDict of
-        # tuples must become plain lists.
-        arguments = {
-            k: list(v)
-            if isinstance(v, Sequence) and not isinstance(v, str)
-            else v
-            for k, v in (config or {}).items()
-        }
         config_class = transformers.CONFIG_MAPPING[model_type]
-        arguments['num_channels'] = in_channels
+        arguments = dict(_lists(config or {}), num_channels=in_channels)
         plain_config = config_class(**arguments)
         self.num_layers = self._plain_vit_layers(plain_config)
         self.out_indices = tuple(
@@ -105,16 +92,13 @@ class TransformersBackbone(nn.Module):
         self.as_backbone = config_class in (
             transformers.MODEL_FOR_BACKBONE_MAPPING
         )
+        self.model_config, build = plain_config, transformers.AutoModel
         if self.as_backbone:
             self.model_config = config_class(
                 **arguments, out_indices=list(self.out_indices)
             )
-            self.model = transformers.AutoBackbone.from_config(
-                self.model_config
-            )
-        else:
-            self.model_config = plain_config
-            self.model = transformers.AutoModel.from_config(plain_config)
+            build = transformers.AutoBackbone
+        self.model = build.from_config(self.model_config)
         if self.num_layers is not None and isinstance(
             self.model_config.patch_size, int
         ):
@@ -239,3 +223,22 @@ class TransformersBackbone(nn.Module):
         if found[2] is None:  # merges the patches behind the stage
             return sum(depths[: stage + 1]), last + 1
         return sum(depths[:stage]) + int(found[2]) + 1, last + 1
+
+
+def _transformers() -> ModuleType:
+    try:
+        import transformers
+    except ImportError as error:
+        raise ImportError(
+            'TransformersBackbone needs transformers: '
+            "pip install 'upernet_ext[backbones]'"
+        ) from error
+    return transformers
+
+
+def _lists(config: Mapping) -> dict:
+    """Write sequences as plain lists: configuration classes compare types."""
+    return {
+        k: list(v) if isinstance(v, Sequence) and not isinstance(v, str) else v
+        for k, v in config.items()
+    }

@@ -159,7 +159,13 @@ class VisionTransformer(PyramidEncoder, BaseModule):
             final_norm=final_norm,
             inflated=inflated,
         )
-        embed_dims = cfg['embed_dims']
+        self.gradient_checkpointing = gradient_checkpointing
+        self._plan(cfg, spatial_dims)
+        self._build_tokens(cfg, in_channels)
+        self._build_positions(cfg)
+        self._build_blocks(cfg, drop_path_rate)
+
+    def _plan(self, cfg: Mapping[str, Any], spatial_dims: int) -> None:
         self.num_layers = cfg['num_layers']
         self.patch_size = per_axis(
             'patch_size', cfg['patch_size'], spatial_dims
@@ -170,13 +176,14 @@ class VisionTransformer(PyramidEncoder, BaseModule):
             for size, patch in zip(sizes, self.patch_size, strict=True)
         )
         self.out_indices = levels(cfg['out_indices'], self.num_layers)
-        self.out_channels = (embed_dims,) * len(self.out_indices)
+        self.out_channels = (cfg['embed_dims'],) * len(self.out_indices)
         self.out_strides = (self.patch_size,) * len(self.out_indices)
         self.num_prefix_tokens = cfg['class_token'] + cfg['num_registers']
         self.antialias = cfg['antialias']
         self.inflated = cfg['inflated'] and spatial_dims == 3
-        self.gradient_checkpointing = gradient_checkpointing
 
+    def _build_tokens(self, cfg: Mapping[str, Any], in_channels: int) -> None:
+        embed_dims = cfg['embed_dims']
         self.patch_embed = PatchEmbed(
             in_channels, embed_dims, patch_size=self.patch_size
         )
@@ -187,8 +194,6 @@ class VisionTransformer(PyramidEncoder, BaseModule):
         positions = cfg['class_token'] + math.prod(self._plane)
         self.pos_embed = _zeros(positions * cfg['pos_embed'], embed_dims)
         self.z_pos_embed = _zeros(self.grid[0] * self.inflated, embed_dims)
-        self._build_positions(cfg)
-        self._build_blocks(cfg, drop_path_rate)
 
     def _build_positions(self, cfg: Mapping[str, Any]) -> None:
         """Build what tells the attention the tokens' places."""

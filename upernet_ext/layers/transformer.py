@@ -205,18 +205,12 @@ class TransformerBlock(nn.Module):
         norm_eps: float = 1e-6,
     ) -> None:
         super().__init__()
-        if mlp not in ('gelu', 'swiglu', 'swiglu-norm'):
-            raise ValueError(
-                f"mlp={mlp!r} is unknown; choose 'gelu', 'swiglu' or "
-                "'swiglu-norm'"
-            )
 
         def scale() -> nn.Module:
             if not init_values:
                 return nn.Identity()
             return LayerScale(embed_dims, init_values)
 
-        hidden_dims = int(embed_dims * mlp_ratio)
         self.norm1 = nn.LayerNorm(embed_dims, eps=norm_eps)
         self.attn = Attention(
             embed_dims,
@@ -227,17 +221,25 @@ class TransformerBlock(nn.Module):
         )
         self.ls1 = scale()
         self.norm2 = nn.LayerNorm(embed_dims, eps=norm_eps)
-        self.mlp = (
-            MLP(embed_dims, hidden_dims)
-            if mlp == 'gelu'
-            else SwiGLU(
-                embed_dims,
-                hidden_dims,
-                norm_eps=norm_eps if mlp == 'swiglu-norm' else None,
-            )
+        self.mlp = self._build_mlp(
+            mlp, embed_dims, int(embed_dims * mlp_ratio), norm_eps
         )
         self.ls2 = scale()
         self.drop_path = DropPath(drop_path) if drop_path else nn.Identity()
+
+    @staticmethod
+    def _build_mlp(
+        kind: str, embed_dims: int, hidden_dims: int, norm_eps: float
+    ) -> nn.Module:
+        if kind == 'gelu':
+            return MLP(embed_dims, hidden_dims)
+        if kind not in ('swiglu', 'swiglu-norm'):
+            raise ValueError(
+                f"mlp={kind!r} is unknown; choose 'gelu', 'swiglu' or "
+                "'swiglu-norm'"
+            )
+        norm_eps = norm_eps if kind == 'swiglu-norm' else None
+        return SwiGLU(embed_dims, hidden_dims, norm_eps=norm_eps)
 
     def forward(self, x: Tensor, positions: Positions) -> Tensor:
         """Transform the tokens ``(N, L, embed_dims)``."""

@@ -27,7 +27,12 @@ from ...layers.window_attention import (
 )
 from ...registry import MODELS
 from .encoder import PyramidEncoder, select_levels
-from .swin_presets import merging_factors, swin_sizes, window_edges
+from .swin_presets import (
+    merging_factors,
+    stage_strides,
+    swin_sizes,
+    window_edges,
+)
 from .swin_weights import adapt_swin
 
 _BLOCK = re.compile(r'layers\.(\d+)\.(?:blocks\.(\d+)|downsample)\.')
@@ -270,7 +275,7 @@ class SwinTransformer(PyramidEncoder, BaseModule):
         dims = [sizes.embed_dims * 2**i for i in range(len(self.depths))]
         self.out_indices = select_levels(out_indices, len(dims))
         self.out_channels = tuple(dims[i] for i in self.out_indices)
-        strides = _strides(patch, factors)
+        strides = stage_strides(patch, factors)
         self.out_strides = tuple(strides[i] for i in self.out_indices)
         self.gradient_checkpointing = gradient_checkpointing
         self.patch_embed = PatchEmbed(in_channels, dims[0], patch_size=patch)
@@ -384,18 +389,6 @@ class SwinTransformer(PyramidEncoder, BaseModule):
         return adapt_swin(
             state_dict, self.state_dict(), window=self.layers[0].window
         )
-
-
-def _strides(
-    patch: tuple[int, ...], factors: Sequence[tuple[int, ...]]
-) -> list[tuple[int, ...]]:
-    """Return the strides of the stages: of the patches, then merged."""
-    strides = [patch]
-    for step in factors:
-        strides.append(
-            tuple(s * f for s, f in zip(strides[-1], step, strict=True))
-        )
-    return strides
 
 
 def _rates(depths: Sequence[int], last: float) -> list[list[float]]:

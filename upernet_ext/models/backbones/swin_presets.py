@@ -158,3 +158,15 @@ def merging_factors(
         )
     first = tuple(a * b for a, b in zip(*steps[:2], strict=True))
     return [first, *map(tuple, steps[2:])]
+
+
+def stage_strides(
+    patch: tuple[int, ...], factors: Sequence[tuple[int, ...]]
+) -> list[tuple[int, ...]]:
+    """Return the strides of the stages: of the patches, then merged."""
+    strides = [patch]
+    for step in factors:
+        strides.append(
+            tuple(s * f for s, f in zip(strides[-1], step, strict=True))
+        )
+    return strides

@@ -92,16 +92,13 @@ class TransformersBackbone(nn.Module):
         self.as_backbone = config_class in (
             transformers.MODEL_FOR_BACKBONE_MAPPING
         )
+        self.model_config, build = plain_config, transformers.AutoModel
         if self.as_backbone:
             self.model_config = config_class(
                 **arguments, out_indices=list(self.out_indices)
             )
-            self.model = transformers.AutoBackbone.from_config(
-                self.model_config
-            )
-        else:
-            self.model_config = plain_config
-            self.model = transformers.AutoModel.from_config(plain_config)
+            build = transformers.AutoBackbone
+        self.model = build.from_config(self.model_config)
         if self.num_layers is not None and isinstance(
             self.model_config.patch_size, int
         ):

@@ -128,17 +128,13 @@ class Block(nn.Module):
     ) -> None:
         super().__init__()
         layers, channels = [], in_channels
+        spatial = dict(dilation=dilation, spatial_dims=spatial_dims)
         for i, width in enumerate(widths):
             if i or relu_first:
                 # The first would overwrite what the shortcut needs.
                 layers.append(nn.ReLU(inplace=i > 0))
             layers += [
-                SeparableConv(
-                    channels,
-                    width,
-                    dilation=dilation,
-                    spatial_dims=spatial_dims,
-                ),
+                SeparableConv(channels, width, **spatial),
                 norm(norm_cfg, width, spatial_dims),
             ]
             channels = width

@@ -9,6 +9,7 @@ from torch.nn import functional as F  # noqa: N812
 from ...registry import MODELS
 from .segmentation_loss import (
     SegmentationLoss,
+    softmax_,
     softmax_gradient,
     targets_and_mask,
     total_and_count,
@@ -78,19 +79,32 @@ class CrossEntropyLoss(SegmentationLoss):
         weight: Tensor | None,
         slope: Tensor,
     ) -> tuple[Tensor, Tensor]:
-        """Do both with one exponential; see the base class."""
+        """Do both in place; see the base class."""
         if self.use_sigmoid or self.label_smoothing:
             return super().sums_and_gradient(
                 logits, labels, ignore_index, weight, slope
             )
-        log_scores = logits.log_softmax(1)
-        factor, truth = self._factors(log_scores, labels, ignore_index)
-        losses = -factor * log_scores.gather(1, truth[:, None])[:, 0]
+        sums, truth, factor = self.softmax_sums(
+            logits, labels, ignore_index, weight
+        )
+        return sums, softmax_gradient(logits, truth, factor * slope[:, :1])
+
+    def softmax_sums(
+        self,
+        logits: Tensor,
+        labels: Tensor,
+        ignore_index: int,
+        weight: Tensor | None,
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """Sum as ``sums`` does, and overwrite the logits with the softmax.
+
+        Returns:
+            The sums ``(n, 2)``, and each pixel's true class and factor.
+        """
+        factor, truth = self._factors(logits, labels, ignore_index)
+        losses = -factor * softmax_(logits, truth)
         sums = self._mean(losses, labels, ignore_index, weight)
-        factor = factor * slope[:, :1]
-        if weight is not None:
-            factor = factor * weight
-        return sums, softmax_gradient(log_scores.exp_(), truth, factor)
+        return sums, truth, factor if weight is None else factor * weight
 
     def pixel_losses(
         self, logits: Tensor, labels: Tensor, ignore_index: int

@@ -6,7 +6,7 @@ from torch import Tensor
 from ...registry import MODELS
 from .cross_entropy_loss import CrossEntropyLoss
 from .monai_losses import DiceLoss
-from .segmentation_loss import SegmentationLoss, truth_and_mask
+from .segmentation_loss import SegmentationLoss
 
 
 @MODELS.register_module()
@@ -68,10 +68,13 @@ class DiceCELoss(SegmentationLoss):
         weight: Tensor | None,
     ) -> Tensor:
         """Put Dice's sums and cross entropy's two side by side."""
-        parts = (self.dice, self.cross_entropy)
-        return torch.cat(
-            [p.sums(logits, labels, ignore_index, weight) for p in parts], 1
-        )
+        args = (labels, ignore_index, weight)
+        if self.use_sigmoid:
+            dice = self.dice.sums(logits, *args)
+            return torch.cat([dice, self.cross_entropy.sums(logits, *args)], 1)
+        entropy, _, _ = self.cross_entropy.softmax_sums(logits, *args)
+        dice = self.dice.softmax_sums(logits, *args)
+        return torch.cat([dice, entropy], 1)
 
     def sums_and_gradient(
         self,
@@ -82,16 +85,9 @@ class DiceCELoss(SegmentationLoss):
         slope: Tensor,
     ) -> tuple[Tensor | None, Tensor]:
         """Differentiate both through one softmax; see the base class."""
-        if self.use_sigmoid:
-            return super().sums_and_gradient(
-                logits, labels, ignore_index, weight, slope
-            )
-        _, entropy = truth_and_mask(labels, ignore_index, logits.dtype)
-        entropy = entropy * slope[:, -2:-1]
-        if weight is not None:
-            entropy = entropy * weight
-        return self.dice.sums_and_gradient(
-            logits, labels, ignore_index, weight, slope[:, :-2], entropy
+        loss = super() if self.use_sigmoid else self.dice
+        return loss.sums_and_gradient(
+            logits, labels, ignore_index, weight, slope
         )
 
     def value(self, sums: Tensor) -> Tensor:

@@ -11,6 +11,8 @@ from torch import Tensor
 from ...registry import MODELS
 from .segmentation_loss import (
     SegmentationLoss,
+    class_sums,
+    softmax_,
     softmax_gradient,
     targets_and_mask,
     total_and_count,
@@ -73,14 +75,32 @@ class DiceLoss(SegmentationLoss):
         weight: Tensor | None,
     ) -> Tensor:
         """Sum overlap, scores and truth of each class: ``(n, 3 K)``."""
+        if not self.use_sigmoid:
+            truth, _ = truth_and_mask(labels, ignore_index, logits.dtype)
+            softmax_(logits, truth)
+            return self.softmax_sums(logits, labels, ignore_index, weight)
         truth, mask = targets_and_mask(logits, labels, ignore_index)
-        scores = logits.sigmoid() if self.use_sigmoid else logits.softmax(1)
-        scores = scores * mask
         if weight is not None:
-            scores = scores * weight[:, None]
-            truth = truth * weight[:, None]
+            mask = mask * weight[:, None]
+        scores, truth = logits.sigmoid() * mask, truth * mask
         parts = (scores * truth, scores, truth)
         return torch.cat([part.sum(2) for part in parts], 1)
+
+    def softmax_sums(
+        self,
+        scores: Tensor,
+        labels: Tensor,
+        ignore_index: int,
+        weight: Tensor | None,
+    ) -> Tensor:
+        """Sum as ``sums`` does, given and spoiling the softmax's scores."""
+        truth, mask = self._truth_and_mask(
+            labels, ignore_index, weight, scores.dtype
+        )
+        own = scores.gather(1, truth[:, None])[:, 0] * mask**2
+        overlap, counts = class_sums(truth, scores.shape[1], own, mask)
+        scores = scores.mul_(mask[:, None]).sum(2)
+        return torch.cat([overlap, scores, counts], 1)
 
     def sums_and_gradient(
         self,
@@ -89,23 +109,37 @@ class DiceLoss(SegmentationLoss):
         ignore_index: int,
         weight: Tensor | None,
         slope: Tensor,
-        entropy: Tensor | None = None,
-    ) -> tuple[None, Tensor]:
+    ) -> tuple[Tensor | None, Tensor]:
         """Differentiate in one go; see the base class.
 
-        ``entropy`` ``(n, P)`` is the factor of a cross entropy beside Dice.
+        A column of ``slope`` behind Dice's is that of a cross entropy.
         """
         if self.use_sigmoid:
             return super().sums_and_gradient(
                 logits, labels, ignore_index, weight, slope
             )
-        truth, mask = truth_and_mask(labels, ignore_index, logits.dtype)
-        if weight is not None:
-            mask = mask * weight
-        overlap, scores, _ = slope.chunk(3, 1)
-        return None, softmax_gradient(
-            logits.softmax(1), truth, entropy, mask, overlap, scores
+        truth, mask = self._truth_and_mask(
+            labels, ignore_index, weight, logits.dtype
         )
+        num_classes = logits.shape[1]
+        overlap, scores, _, entropy = slope.split(
+            [num_classes] * 3 + [slope.shape[1] - 3 * num_classes], 1
+        )
+        entropy = entropy[:, :1] * mask if entropy.shape[1] else None
+        softmax_(logits, truth)
+        return None, softmax_gradient(
+            logits, truth, entropy, mask, overlap, scores
+        )
+
+    @staticmethod
+    def _truth_and_mask(
+        labels: Tensor,
+        ignore_index: int,
+        weight: Tensor | None,
+        dtype: torch.dtype,
+    ) -> tuple[Tensor, Tensor]:
+        truth, mask = truth_and_mask(labels, ignore_index, dtype)
+        return truth, mask if weight is None else mask * weight
 
     def value(self, sums: Tensor) -> Tensor:
         """Compute the mean of the classes; see the base class."""

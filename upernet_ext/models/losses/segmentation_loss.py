@@ -50,6 +50,44 @@ def truth_and_mask(
     return labels.where(counts, 0), counts.to(dtype)
 
 
+def softmax_(logits: Tensor, truth: Tensor) -> Tensor:
+    """Turn logits ``(n, K, P)`` into scores, in place.
+
+    Taking fresh memory for each step of each slab costs as much as the step.
+
+    Args:
+        logits: Are overwritten with their softmax.
+        truth: ``(n, P)``, the true class.
+
+    Returns:
+        The logarithm of the true class's score, ``(n, P)``.
+    """
+    logits -= logits.amax(1, keepdim=True)
+    own = logits.gather(1, truth[:, None])
+    total = logits.exp_().sum(1, keepdim=True)
+    logits /= total
+    return (own - total.log())[:, 0]
+
+
+def class_sums(
+    truth: Tensor, num_classes: int, *values: Tensor
+) -> list[Tensor]:
+    """Sum each of ``values`` ``(n, P)`` by true class, to ``(n, K)``.
+
+    512 pixels at a time, then those: one long sum rounds worse.
+    """
+    block = torch.arange(truth.shape[1], device=truth.device) >> 9
+    blocks = (truth.shape[1] - 1 >> 9) + 1
+    index = truth + num_classes * block
+    return [
+        value.new_zeros(len(value), blocks * num_classes)
+        .scatter_add_(1, index, value)
+        .unflatten(1, (blocks, num_classes))
+        .sum(1)
+        for value in values
+    ]
+
+
 def softmax_gradient(
     scores: Tensor,
     truth: Tensor,
@@ -84,9 +122,7 @@ def softmax_gradient(
         own = own * scores.gather(1, truth)
         at_truth = at_truth + own
         mean = mask * (score_slope[:, None] @ scores)
-        factor = torch.addcmul(
-            factor - own - mean, mask, score_slope[:, :, None]
-        )
+        factor = (mask * score_slope[:, :, None]).add_(factor - own - mean)
     return scores.mul_(factor).scatter_add_(1, truth, at_truth)
 
 

@@ -66,9 +66,7 @@ class Slabs:
         on_cpu = self.logits.device.type == 'cpu'
         most = SLAB_BYTES_CPU if on_cpu else SLAB_BYTES_ACCELERATOR
         bytes_per_image = (
-            self.logits.element_size()
-            * self.logits.shape[1]
-            * prod(self.size)
+            self.logits.element_size() * self.logits.shape[1] * prod(self.size)
         )
         images = max(1, most // bytes_per_image)
         pieces = min(num_rows, ceil(bytes_per_image / most))
@@ -83,8 +81,10 @@ class Slabs:
                 )
 
     def up(self, slab: Slab) -> Tensor:
-        """Upsample a slab to ``(n, K, P)``, its ``P`` pixels in one axis."""
+        """Upsample a slab to a new ``(n, K, P)`` of ``P`` pixels."""
         x = self.logits[slab.images, :, slab.low_rows]
+        if self.logits.shape[2:] == self.size:
+            return x.flatten(2).clone()
         # The first axis last: until then there are fewer rows to multiply.
         for axis in reversed(range(len(self.size))):
             x = _multiply(self._matrix(axis, slab), x, axis + 2)
@@ -140,14 +140,14 @@ class _Computed(torch.autograd.Function):
     """A value of the logits whose gradient was computed along with it."""
 
     @staticmethod
-    def forward(ctx, logits: Tensor, value: Tensor, gradient: Tensor):  # noqa: ANN205, D102
+    def forward(ctx, logits: Tensor, value: Tensor, gradient: Tensor):
         ctx.save_for_backward(gradient)
         ctx.dtype = logits.dtype
         return value.clone()
 
     @staticmethod
     @once_differentiable
-    def backward(ctx, factor: Tensor):  # noqa: ANN205, D102
+    def backward(ctx, factor: Tensor):
         (gradient,) = ctx.saved_tensors
         # In float32 until here: a scaled loss of fp16 must not underflow.
         return (gradient * factor).to(ctx.dtype), None, None

@@ -11,18 +11,21 @@ labels are the same, bit by bit.
 import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
-from functools import partial
+from functools import cache, partial
 from itertools import chain
+from operator import itemgetter
 from typing import Self
 
 import torch
 from torch import Tensor
 
 from ...layers.rank import resize
+from .sliding_window import WindowMean
 
 # Scores computed at a time: what a CPU's caches hold; a GPU wants few kernels.
 CPU_CHUNK_BYTES, DEVICE_CHUNK_BYTES = 2**22, 2**28
 ALL = slice(None)
+Band = tuple[int, Tensor]
 
 
 @dataclass(frozen=True)
@@ -36,6 +39,10 @@ class LazyLogits:
         num_bytes: Of what is kept to compute them from.
         compute: From a slice of the images and a slice of the classes to
             their logits, which are not written into.
+        bands: Gives all logits at once, but a few rows of the grid's first
+            axis at a time, in order: each with its first row. Can be asked
+            once, and ``compute`` no more after it. ``None`` where classes are
+            cheaper.
     """
 
     shape: tuple[int, ...]
@@ -43,6 +50,7 @@ class LazyLogits:
     device: torch.device
     num_bytes: int
     compute: Callable[[slice, slice], Tensor]
+    bands: Callable[[], Iterator[Band]] | None = None
 
     @classmethod
     def of(cls, logits: Tensor) -> Self:
@@ -81,11 +89,21 @@ class LazyLogits:
         for first in range(0, classes, step):
             yield first, self.compute(ALL, slice(first, first + step))
 
+    def parts(self) -> 'Iterator[LazyLogits]':
+        """Yield itself; or its bands, which are then its only form."""
+        if self.bands is None:
+            yield self
+        else:
+            yield from map(LazyLogits.of, map(itemgetter(1), self.bands()))
+
     def split(self, size: int) -> Iterator[Self]:
         """Cut the batch into parts of ``size`` images, as a tensor's split.
 
         What is kept is counted in equal shares.
         """
+        if size == self.shape[0]:
+            yield self
+            return
         number = len(range(0, self.shape[0], size))
         for first in range(0, self.shape[0], size):
             yield replace(
@@ -93,6 +111,7 @@ class LazyLogits:
                 shape=(min(size, self.shape[0] - first), *self.shape[1:]),
                 num_bytes=self.num_bytes // number,
                 compute=partial(self._part, slice(first, first + size)),
+                bands=None,
             )
 
     def _part(self, part: slice, images: slice, classes: slice) -> Tensor:
@@ -111,6 +130,7 @@ class LazyLogits:
         return replace(
             self,
             shape=(*self.shape[:2], *grid),
+            bands=None,
             compute=lambda images, classes: step(
                 self.compute(images, classes)
             ),
@@ -118,6 +138,8 @@ class LazyLogits:
 
     def to(self, dtype: torch.dtype) -> Self:
         """Convert to a dtype."""
+        if dtype == self.dtype:
+            return self
         lazy = self.each(lambda x: x.to(dtype), self.grid)
         return replace(lazy, dtype=dtype)
 
@@ -130,10 +152,19 @@ class LazyLogits:
     def crop(self, window: Sequence[slice]) -> Self:
         """Cut a window, one slice an axis, out of the grid."""
         edges = [
-            len(range(*part.indices(size)))
+            len(range(size)[part])
             for part, size in zip(window, self.grid, strict=True)
         ]
-        return self.each(lambda x: x[(..., *window)], edges)
+        if tuple(edges) == self.grid:
+            return self
+        cropped = self.each(lambda x: x[(..., *window)], edges)
+        if self.bands is None:
+            return cropped
+        inner = [
+            range(size)[part]
+            for part, size in zip(window, self.grid, strict=True)
+        ]
+        return replace(cropped, bands=lambda: _cropped(self.bands(), inner))
 
     def flip(self, axes: Sequence[int]) -> Self:
         """Mirror along axes, counted from the end."""
@@ -154,6 +185,8 @@ def mean_of(parts: Iterable[LazyLogits], count: int) -> LazyLogits:
     parts = iter(parts)
     first = next(parts)
     wide = torch.promote_types(first.dtype, torch.float32)
+    if count == 1:
+        return first.to(wide)
     mean = replace(first, dtype=wide)
 
     def add_up(tensors: Iterable[Tensor]) -> Tensor:
@@ -178,6 +211,46 @@ def mean_of(parts: Iterable[LazyLogits], count: int) -> LazyLogits:
     )
 
 
+def mean_of_windows(
+    parts: Iterable[LazyLogits], mean: WindowMean
+) -> LazyLogits:
+    """Average what overlapping windows say.
+
+    What the parts are computed from is kept, if that is less than half of
+    their sum. Else each is added up at once, and the result comes in bands.
+
+    Args:
+        parts: One a window, ``(N, K, *window)``, in order.
+        mean: Of these windows.
+    """
+    parts = iter(parts)
+    first = next(parts)
+    parts = chain([first], parts)
+    whole = LazyLogits(
+        (*first.shape[:2], *mean.count.shape),
+        mean.count.dtype,
+        mean.count.device,
+        first.num_bytes * len(mean.windows),
+        lambda images, classes: mean(
+            part.compute(images, classes) for part in kept
+        ),
+    )
+    place = mean.place(whole.num_bytes)
+    if 2 * whole.num_bytes < whole.full_bytes and place == whole.device:
+        kept = list(parts)
+        return whole
+    # No name holds a window while the next one is computed.
+    values = map(LazyLogits.full, parts)
+    total = cache(lambda: mean(values))
+    return replace(
+        whole,
+        device=mean.place(whole.full_bytes),
+        num_bytes=whole.full_bytes,
+        compute=lambda images, classes: total()[images, classes],
+        bands=lambda: mean.bands(values),
+    )
+
+
 def largest_class(logits: LazyLogits) -> Tensor:
     """Decide as ``logits.full().argmax(1, keepdim=True)`` does.
 
@@ -186,6 +259,10 @@ def largest_class(logits: LazyLogits) -> Tensor:
     Returns:
         int16 ``(N, 1, *S)``.
     """
+    return torch.cat(list(map(_largest_class, logits.parts())), dim=2)
+
+
+def _largest_class(logits: LazyLogits) -> Tensor:
     best = labels = None
     for first, chunk in logits.chunks():
         for index, score in _leaders(chunk):
@@ -214,8 +291,12 @@ def classes_above(scores: LazyLogits, threshold: float) -> Tensor:
     Returns:
         uint8 ``(N, K, *S)``, 0 and 1.
     """
-    found = [(chunk > threshold).byte() for _, chunk in scores.chunks()]
-    return torch.cat(found, dim=1)
+
+    def decide(part: LazyLogits) -> Tensor:
+        found = [(chunk > threshold).byte() for _, chunk in part.chunks()]
+        return torch.cat(found, dim=1)
+
+    return torch.cat(list(map(decide, scores.parts())), dim=2)
 
 
 def _leaders(chunk: Tensor) -> Iterator[tuple[int | Tensor, Tensor]]:
@@ -229,3 +310,19 @@ def _leaders(chunk: Tensor) -> Iterator[tuple[int | Tensor, Tensor]]:
     else:
         index = chunk.argmax(1, keepdim=True)
         yield index.short(), chunk.gather(1, index)
+
+
+def _cropped(bands: Iterator[Band], inner: Sequence[range]) -> Iterator[Band]:
+    """Cut ``inner``, one range an axis, out of bands of the grid."""
+    rows, *others = (slice(axis.start, axis.stop) for axis in inner)
+
+    def cut(band: Band) -> Band:
+        first, logits = band
+        low = max(rows.start - first, 0)
+        high = max(rows.stop - first, 0)
+        return (
+            max(first, rows.start) - rows.start,
+            logits[(..., slice(low, high), *others)],
+        )
+
+    return (band for band in map(cut, bands) if band[1].shape[2])

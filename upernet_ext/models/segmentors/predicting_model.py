@@ -1,9 +1,7 @@
 """A model that segments: whole or by windows, augmented, back to the file."""
 
-import math
 from collections.abc import Iterator, Mapping, Sequence
-from functools import partial
-from itertools import chain, product
+from itertools import product
 
 import torch
 from mmengine.config import ConfigDict
@@ -13,11 +11,16 @@ from torch import Tensor
 from ...layers.rank import resize
 from ...structures import CaseGeometry, GridData
 from .case_labels import case_labels
-from .lazy_logits import LazyLogits, classes_above, largest_class, mean_of
+from .lazy_logits import (
+    LazyLogits,
+    classes_above,
+    largest_class,
+    mean_of,
+    mean_of_windows,
+)
 from .sliding_window import (
     Window,
     WindowMean,
-    accumulator_device,
     batched,
     gaussian_weight,
     overlap_stride,
@@ -161,7 +164,6 @@ class PredictingModel:
     def _lazy_slide(
         self, inputs: Tensor, flips: Sequence[tuple[int, ...]]
     ) -> LazyLogits:
-        """Run all windows; keep their logits, or the sum if it is smaller."""
         cfg = self.test_cfg
         content: Window = tuple(slice(size) for size in inputs.shape[2:])
         if cfg.mode == 'slide' and cfg.window_steps == 'even':
@@ -170,28 +172,7 @@ class PredictingModel:
         windows = self._windows(inputs.shape[2:])
         mean = self._window_mean(inputs, windows)
         runs = self._run_windows(inputs, windows, flips)
-        first = next(runs)
-        runs = chain([first], runs)
-        shape = (len(inputs), *first.shape[1:2], *inputs.shape[2:])
-        dtype = mean.count.dtype
-        kept_bytes = first.num_bytes * len(windows)
-        place = accumulator_device(cfg.accumulate, inputs.device, kept_bytes)
-        if (
-            2 * kept_bytes >= math.prod(shape) * dtype.itemsize
-            or place != inputs.device
-        ):
-            lazy = LazyLogits.of(mean(value.full() for value in runs))
-            return lazy.crop(content)
-        kept = list(runs)
-        return LazyLogits(
-            shape,
-            dtype,
-            inputs.device,
-            kept_bytes,
-            lambda images, classes: mean(
-                value.compute(images, classes) for value in kept
-            ),
-        ).crop(content)
+        return mean_of_windows(runs, mean).crop(content)
 
     def _run_windows(
         self,
@@ -200,14 +181,19 @@ class PredictingModel:
         flips: Sequence[tuple[int, ...]],
     ) -> Iterator[LazyLogits]:
         """Yield each window's logits ``(N, K, *window)``."""
-        slices = inputs.ndim - 2 - self.spatial_dims
         for chunk in batched(windows, self.test_cfg.window_batch):
-            crops = torch.cat([inputs[(..., *w)] for w in chunk])
-            # The one slice of a window of a volume is an axis of size 1.
-            logits = self._mean_of_flips(crops.flatten(2, 2 + slices), flips)
-            grid = (*[1] * slices, *logits.grid)
-            logits = logits.each(partial(_on_grid, grid=grid), grid)
-            yield from logits.split(len(inputs))
+            crops = [inputs[(..., *window)] for window in chunk]
+            # Nothing but the iterator holds the batch: it ends with its last.
+            yield from self._run(torch.cat(crops), flips).split(len(inputs))
+
+    def _run(
+        self, crops: Tensor, flips: Sequence[tuple[int, ...]]
+    ) -> LazyLogits:
+        """Run windows; the one slice of a window is an axis of size 1."""
+        slices = crops.ndim - 2 - self.spatial_dims
+        logits = self._mean_of_flips(crops.flatten(2, 2 + slices), flips)
+        grid = crops.shape[2:]
+        return logits.each(lambda x: x.reshape(*x.shape[:2], *grid), grid)
 
     def _windows(self, grid: Sequence[int]) -> list[Window]:
         """List the windows of a grid: of each slice, where it has more."""
@@ -388,10 +374,6 @@ def _content(grid: Sequence[int], sample: SegDataSample) -> Window:
     """Where in the grid there is no padding."""
     size = sample.metainfo.get('img_shape', grid)[: len(grid)]
     return tuple(slice(edge) for edge in size)
-
-
-def _on_grid(x: Tensor, grid: Sequence[int]) -> Tensor:
-    return x.reshape(*x.shape[:2], *grid)
 
 
 def _logit(probability: float) -> float:

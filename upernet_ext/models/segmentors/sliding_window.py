@@ -10,8 +10,9 @@ centres.
 """
 
 import math
+from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
-from itertools import islice, product
+from itertools import chain, islice, pairwise, product
 
 import torch
 from torch import Tensor
@@ -195,23 +196,92 @@ class WindowMean:
         Returns:
             ``(N, k, *S)``.
         """
-        total = None
-        for window, value in zip(self.windows, values, strict=True):
-            if total is None:
-                total = self._zeros(value.shape[:2])
-            if self.weight is not None:
-                value = value * self.weight
-            total[(..., *window)] += value.to(total.device)
-        return total.div_(self.count.to(total.device))
+        ((_, mean),) = self.bands(values, [0, len(self.count)])
+        return mean
 
-    def _zeros(self, batch: Sequence[int]) -> Tensor:
-        shape = (*batch, *self.count.shape)
-        device = accumulator_device(
-            self.accumulate,
-            self.count.device,
-            num_bytes=math.prod(shape) * self.count.itemsize,
-        )
-        return self.count.new_zeros(shape, device=device)
+    def bands(
+        self, values: Iterable[Tensor], edges: Sequence[int] | None = None
+    ) -> Iterator[tuple[int, Tensor]]:
+        """Average band by band; a band is gone before later ones are begun.
+
+        Bands are cut across the first axis of the grid, along which windows
+        come in order.
+
+        Args:
+            values: As above.
+            edges: Where the bands begin, and where the last one ends; by
+                default wherever a window begins or ends.
+
+        Yields:
+            The first row, and the mean ``(N, k, rows, *S[1:])``: finished,
+            because the next window begins behind it.
+        """
+        if edges is None:
+            ends = [(w[0].start, w[0].stop) for w in self.windows]
+            edges = sorted(set(chain.from_iterable(ends)))
+        waiting = deque(pairwise(edges))
+        sums: dict[int, Tensor] = {}
+        empty = None
+        values = iter(values)
+        for window in self.windows:
+            while waiting[0][1] <= window[0].start:
+                yield self._finished(*waiting.popleft(), sums)
+            value = next(values)
+            if empty is None:
+                empty = self._empty(value.shape[:2], edges)
+            for first, last in waiting:
+                if first >= window[0].stop:
+                    break
+                if first not in sums:
+                    shape = list(empty.shape)
+                    shape[2] = last - first
+                    sums[first] = empty.new_zeros(shape)
+                self._add(sums[first], value, window, first, last)
+            # The next one is computed before this name is bound again.
+            del value
+        for first, last in waiting:
+            yield self._finished(first, last, sums)
+
+    def _add(
+        self,
+        band: Tensor,
+        value: Tensor,
+        window: Window,
+        first: int,
+        last: int,
+    ) -> None:
+        """Add a window's rows between two rows of the grid."""
+        start = window[0].start
+        low, high = max(first, start), min(last, window[0].stop)
+        rows = slice(low - first, high - first), *window[1:]
+        seen = slice(low - start, high - start)
+        part = value[:, :, seen].to(band.device)
+        if self.weight is None:
+            band[(..., *rows)] += part
+        else:
+            weight = self.weight.expand(value.shape[2:])[seen]
+            band[(..., *rows)].addcmul_(part, weight.to(band.device))
+
+    def _finished(
+        self, first: int, last: int, sums: dict[int, Tensor]
+    ) -> tuple[int, Tensor]:
+        total = sums.pop(first)
+        return first, total.div_(self.count[first:last].to(total.device))
+
+    def place(self, num_bytes: int) -> torch.device:
+        """Choose where that much lives."""
+        device = self.count.device
+        return accumulator_device(self.accumulate, device, num_bytes)
+
+    def _empty(self, batch: Sequence[int], edges: Sequence[int]) -> Tensor:
+        """Make ``(N, k, 0, *S[1:])`` where the open bands will fit."""
+        span = self.windows[0][0]
+        longest = max(last - first for first, last in pairwise(edges))
+        rows = max(longest, span.stop - span.start)
+        rest = self.count.shape[1:]
+        num_bytes = math.prod((*batch, rows, *rest)) * self.count.itemsize
+        device = self.place(num_bytes)
+        return self.count.new_empty((*batch, 0, *rest), device=device)
 
 
 def batched(windows: Sequence[Window], size: int) -> Iterator[list[Window]]:

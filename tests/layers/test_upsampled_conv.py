@@ -309,6 +309,20 @@ def test_no_more_is_held_than_in_the_plain_form(spatial_dims: int) -> None:
 # --- where the plain form is taken ------------------------------------------
 
 
+@both_ranks
+def test_small_maps_are_not_worth_a_copy_of_the_weight(
+    spatial_dims: int,
+) -> None:
+    """As those that a pyramid pooling makes of a deep map."""
+    module = build(spatial_dims, 512, 64)
+    sizes = [(4,) * spatial_dims, (1,) * spatial_dims]
+    maps = random_maps(1, (496, 16), sizes)
+    assert not is_fused(module(maps))
+    sizes = [(8,) * spatial_dims, (1,) * spatial_dims]
+    maps = random_maps(1, (16, 496), sizes)
+    assert is_fused(module(maps))
+
+
 def test_hooks_on_the_convolution_run() -> None:
     module = build(2, 8)
     x = torch.randn(1, 8, 2, 2, requires_grad=True)
@@ -374,12 +388,14 @@ def test_the_matrix_of_an_unresized_axis_shifts() -> None:
 @pytest.mark.filterwarnings('ignore:.*should not be instantiated')
 def test_compiled_in_one_graph(spatial_dims: int, backend: str) -> None:
     torch._dynamo.reset()
-    module = build(spatial_dims, 6)
+    module = build(spatial_dims, 34)
     compiled = torch.compile(module, backend=backend, fullgraph=True)
     sizes = [[edge] * spatial_dims for edge in (8, 4, 2)]
-    maps = random_maps(1, (2, 2, 2), sizes)
+    maps = random_maps(1, (2, 16, 16), sizes)
     leaves = [*maps, *module.parameters()]
-    assert_same(compiled(maps), module(maps), leaves)
+    wanted = module(maps)
+    assert is_fused(wanted)
+    assert_same(compiled(maps), wanted, leaves)
 
 
 @both_ranks

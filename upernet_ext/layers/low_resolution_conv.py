@@ -23,13 +23,6 @@ from torch.nn import grad as gradients
 from .linear_resize import resize_matrix
 
 
-# A number to torch.compile, whose tracer passes by the cache of a function.
-@torch.compiler.assume_constant_result
-def tap_matrix(*args) -> Tensor:
-    """See ``_tap_matrix``."""
-    return _tap_matrix(*args)
-
-
 @lru_cache(maxsize=256)
 def _tap_matrix(
     low: int,
@@ -64,6 +57,34 @@ def _tap_matrix(
         padded = F.pad(matrix, (0, 0, reach, reach))
         shifted = [padded[t * dilation :][:high] for t in range(taps)]
         return torch.cat(shifted, dim=1).to(dtype).to(device)
+
+
+@torch.library.custom_op('upernet_ext::tap_matrix', mutates_args=())
+def _tap_matrix_operator(
+    low: int,
+    high: int,
+    taps: int,
+    dilation: int,
+    align_corners: bool,
+    dtype: torch.dtype,
+    device: torch.device,
+) -> Tensor:
+    # What an operator returns belongs to the graph, which may write into it.
+    return _tap_matrix(
+        low, high, taps, dilation, align_corners, dtype, device
+    ).clone()
+
+
+@_tap_matrix_operator.register_fake
+def _(low, high, taps, dilation, align_corners, dtype, device) -> Tensor:
+    return torch.empty(high, taps * low, dtype=dtype, device=device)
+
+
+def tap_matrix(*args) -> Tensor:
+    """See ``_tap_matrix``; torch.compile sees an operator, not a cache."""
+    if torch.compiler.is_compiling():
+        return _tap_matrix_operator(*args)
+    return _tap_matrix(*args)
 
 
 def product(matrix: Tensor, x: Tensor) -> Tensor:

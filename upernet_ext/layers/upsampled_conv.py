@@ -313,19 +313,30 @@ class UpsampledConvModule(ConvModule):
         self, maps: Sequence[Tensor], size: tuple[int, ...]
     ) -> list[bool]:
         """Tell for each map whether it is convolved before its resize."""
-        same = all(type(x) is Tensor for x in maps) and self._is_plain(size)
-        taps = self.conv.kernel_size
+        # Other tensors (fake, distributed) know the plain form's operators.
+        if not all(type(x) is Tensor for x in maps):
+            return [False] * len(maps)
+        if not self._is_plain(size):
+            return [False] * len(maps)
         # Between the products are numbers of float32, for which tensor cores
         # and vector units are half as fast as for the plain form's.
         price = 1 if self._dtype(maps[0]).itemsize > 2 else 2
-        return [
-            same
-            and tuple(x.shape[2:]) != size
+        taps = self.conv.kernel_size
+        low = [
+            tuple(x.shape[2:]) != size
             and is_cheaper_at_low_resolution(
                 x.shape[1], x.shape[2:], size, taps, price
             )
             for x in maps
         ]
+        # The other maps' part of the weight is copied: more than is saved
+        # where the maps are small.
+        saved = sum(x.shape[1] for x in compress(maps, low))
+        copied = (self.conv.in_channels - saved) * self.conv.weight[
+            :, 0
+        ].numel()
+        saved *= len(maps[0]) * math.prod(size)
+        return [is_low and saved > copied for is_low in low]
 
     def _dtype(self, x: Tensor) -> torch.dtype:
         """Return the type that the plain form computes with."""

@@ -27,6 +27,7 @@ ORDER = [
     'compat',
 ]
 MODELS_ORDER = [
+    'losses.slabs',
     'losses.segmentation_loss',
     'losses',
     'data_preprocessor',

@@ -1,12 +1,12 @@
 """What the heads share: one rank, one activation, losses, accuracy."""
 
 import copy
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import torch
 from mmcv.cnn import build_conv_layer
 from mmseg.models.decode_heads.decode_head import BaseDecodeHead
-from mmseg.structures import SegDataSample
+from mmseg.structures import OHEMPixelSampler, SegDataSample
 from torch import Tensor, nn
 
 from ...layers.rank import (
@@ -18,7 +18,7 @@ from ...layers.rank import (
 )
 from ...structures import IGNORE_INDEX
 from ..backbones import accepts, type_of
-from ..losses import SegmentationLoss, targets_and_mask
+from ..losses import SegmentationLoss, hard_pixels, targets_and_mask
 from .progressive_upsampler import ProgressiveUpsampler
 
 
@@ -77,7 +77,8 @@ class DecodeHead(BaseDecodeHead):
             ``'resize_concat'``: see ``BaseDecodeHead``.
         loss_decode: A loss config or several.
         ignore_index: Label of pixels that do not count.
-        sampler: mmseg's pixel sampler config.
+        sampler: mmseg's pixel sampler config; its ``OHEMPixelSampler`` is
+            done in slabs.
         align_corners: Of every resize.
         init_cfg: mmengine's initialisation config; ``conv_seg`` is Normal
             with std 0.01 as in mmseg.
@@ -208,8 +209,9 @@ class DecodeHead(BaseDecodeHead):
     ) -> dict[str, Tensor]:
         """Compute the losses and the pixel accuracy.
 
-        Our losses get the low-resolution logits; foreign ones, and a pixel
-        sampler, get them at the labels' size.
+        Our losses get the low-resolution logits, and upsample them slab by
+        slab; foreign ones, and foreign pixel samplers, get them at the
+        labels' size.
 
         Args:
             seg_logits: ``(N, K, *s)``.
@@ -220,24 +222,31 @@ class DecodeHead(BaseDecodeHead):
             One entry a loss, and ``acc_seg`` in percent.
         """
         labels = self._stack_batch_gt(batch_data_samples)
-        full = self._full_size(seg_logits, labels)
-        losses = self._compare(seg_logits, labels, full)
-        losses['acc_seg'] = self._accuracy(full.detach(), labels)
+        found = []
+        losses = self._compare(
+            seg_logits,
+            labels,
+            on_slab=lambda *slab: found.append(self._right_and_all(*slab)),
+        )
+        right, total = torch.stack(found).sum(0)
+        losses['acc_seg'] = 100 * right / total.clamp(min=1)
         return losses
 
-    def _full_size(self, logits: Tensor, labels: Tensor) -> Tensor:
-        size = labels.shape[2 - logits.ndim :]
-        with_grad = torch.is_grad_enabled() and self._has_foreign_loss()
-        with torch.set_grad_enabled(with_grad):
-            return resize(logits, size, self.align_corners)
-
     def _compare(
-        self, seg_logits: Tensor, labels: Tensor, full: Tensor | None = None
+        self,
+        seg_logits: Tensor,
+        labels: Tensor,
+        on_slab: Callable[[Tensor, Tensor], None] | None = None,
     ) -> dict[str, Tensor]:
-        """Compute the losses by name; ``full`` are the resized logits."""
-        if full is None and (self.sampler or self._has_foreign_loss()):
-            full = self._full_size(seg_logits, labels)
-        weight = self.sampler and self.sampler.sample(full, labels[:, None])
+        """Compute the losses by name.
+
+        ``on_slab`` is shown all logits and labels once, as in ``slab_loss``.
+        """
+        full = self._full_size(seg_logits, labels)
+        weight = self._pixel_weight(seg_logits, labels, full)
+        if full is not None and on_slab is not None:
+            on_slab(full.detach(), labels)
+            on_slab = None
         losses = {}
         for loss in self._losses():
             if isinstance(loss, SegmentationLoss):
@@ -247,7 +256,9 @@ class DecodeHead(BaseDecodeHead):
                     ignore_index=self.ignore_index,
                     align_corners=self.align_corners,
                     weight=weight,
+                    on_slab=on_slab,
                 )
+                on_slab = None
             else:
                 value = loss(
                     full,
@@ -257,6 +268,34 @@ class DecodeHead(BaseDecodeHead):
                 )
             losses[loss.loss_name] = losses.get(loss.loss_name, 0) + value
         return losses
+
+    def _full_size(self, logits: Tensor, labels: Tensor) -> Tensor | None:
+        """Upsample the logits where a foreign loss or sampler needs them."""
+        foreign = self._has_foreign_loss()
+        ours = self.sampler is None or type(self.sampler) is OHEMPixelSampler
+        if ours and not foreign:
+            return None
+        size = labels.shape[2 - logits.ndim :]
+        with torch.set_grad_enabled(torch.is_grad_enabled() and foreign):
+            return resize(logits, size, self.align_corners)
+
+    def _pixel_weight(
+        self, logits: Tensor, labels: Tensor, full: Tensor | None
+    ) -> Tensor | None:
+        """Ask the pixel sampler for a factor a pixel, ``(N, *S)``."""
+        if self.sampler is None:
+            return None
+        if full is not None:
+            return self.sampler.sample(full, labels[:, None])
+        return hard_pixels(
+            self._losses(),
+            logits,
+            labels,
+            threshold=self.sampler.thresh,
+            min_kept=self.sampler.min_kept,
+            ignore_index=self.ignore_index,
+            align_corners=self.align_corners,
+        )
 
     def _losses(self) -> Sequence[nn.Module]:
         if isinstance(self.loss_decode, nn.ModuleList):
@@ -268,11 +307,11 @@ class DecodeHead(BaseDecodeHead):
             not isinstance(loss, SegmentationLoss) for loss in self._losses()
         )
 
-    def _accuracy(self, logits: Tensor, labels: Tensor) -> Tensor:
-        """Percentage of the values that count which are right."""
+    def _right_and_all(self, logits: Tensor, labels: Tensor) -> Tensor:
+        """Count the values that are right, and those that count."""
         if not self.use_sigmoid:
             mask = labels != self.ignore_index
-            right = (logits.argmax(1) == labels) & mask
+            right = _is_largest(logits, labels.where(mask, 0)) & mask
         else:
             targets, mask = targets_and_mask(logits, labels, self.ignore_index)
             found = scores_to_labels(
@@ -280,4 +319,14 @@ class DecodeHead(BaseDecodeHead):
             )
             mask = mask.expand_as(targets).bool()
             right = (found == targets) & mask
-        return 100 * right.sum() / mask.sum().clamp(min=1)
+        return torch.stack([right.sum(), mask.sum()])
+
+
+def _is_largest(logits: Tensor, labels: Tensor) -> Tensor:
+    """Tell where ``logits.argmax(1) == labels``."""
+    if logits.device.type == 'cpu':
+        # argmax over a strided axis takes ten times as long as amax.
+        largest = logits.amax(1, keepdim=True)
+        if (logits == largest).count_nonzero() == largest.numel():
+            return (logits.gather(1, labels[:, None]) == largest)[:, 0]
+    return logits.argmax(1) == labels

@@ -3,6 +3,7 @@
 from .cross_entropy_loss import CrossEntropyLoss
 from .dice_ce_loss import DiceCELoss
 from .monai_losses import DiceLoss, FocalLoss
+from .ohem import hard_pixels
 from .segmentation_loss import (
     SegmentationLoss,
     targets_and_mask,
@@ -14,5 +15,6 @@ __all__ = [
     'DiceLoss',
     'FocalLoss',
     'SegmentationLoss',
+    'hard_pixels',
     'targets_and_mask',
 ]

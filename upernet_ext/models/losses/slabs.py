@@ -10,16 +10,11 @@ vocabularies: https://arxiv.org/abs/2410.10989, section 3.2.
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from math import ceil, prod
-from typing import TYPE_CHECKING
 
 import torch
-from torch import Tensor
-from torch.autograd.function import once_differentiable
+from torch import Tensor, nn
 
 from ...layers.linear_resize import resize_matrix
-
-if TYPE_CHECKING:
-    from .segmentation_loss import SegmentationLoss
 
 # Of the logits of one slab. A processor wants it in its cache; an
 # accelerator wants few slabs, for each is some fifty kernels to start.
@@ -146,8 +141,13 @@ class _Computed(torch.autograd.Function):
         return value.clone()
 
     @staticmethod
-    @once_differentiable
     def backward(ctx, factor: Tensor):
+        if torch.is_grad_enabled():
+            raise RuntimeError(
+                'a loss of upernet_ext can be differentiated once, but '
+                'create_graph=True asks for a gradient to differentiate '
+                'again; use a loss of torch on resized logits for that'
+            )
         (gradient,) = ctx.saved_tensors
         # In float32 until here: a scaled loss of fp16 must not underflow.
         return (gradient * factor).to(ctx.dtype), None, None
@@ -157,7 +157,7 @@ class _Computed(torch.autograd.Function):
 class _Evaluation:
     """What the passes over the slabs of one batch have in common."""
 
-    loss: 'SegmentationLoss'
+    loss: nn.Module
     slabs: Slabs
     labels: Tensor
     weight: Tensor | None
@@ -225,7 +225,7 @@ class _Evaluation:
 
 @torch.compiler.disable
 def slab_loss(
-    loss: 'SegmentationLoss',
+    loss: nn.Module,
     logits: Tensor,
     labels: Tensor,
     *,
@@ -239,8 +239,10 @@ def slab_loss(
     Its gradient exists already when this returns: it can be taken any number
     of times, but not differentiated.
 
+    Not run on an accelerator yet.
+
     Args:
-        loss: Gives ``sums`` and ``value``.
+        loss: A ``SegmentationLoss``.
         logits: ``(N, K, *s)``.
         labels: ``(N, *S)`` or ``(N, K, *S)``.
         ignore_index: Label of what does not count.

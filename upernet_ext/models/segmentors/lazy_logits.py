@@ -199,7 +199,7 @@ def mean_of(parts: Iterable[LazyLogits], count: int) -> LazyLogits:
         return total.div_(count)
 
     if count * first.num_bytes >= mean.full_bytes:
-        together = chain([first], parts)
+        together = chain(iter([first]), parts)
         return LazyLogits.of(add_up(part.full() for part in together))
     kept = [first, *parts]
     return replace(
@@ -225,7 +225,8 @@ def mean_of_windows(
     """
     parts = iter(parts)
     first = next(parts)
-    parts = chain([first], parts)
+    # An iterator lets its element go; chain keeps a list to its own end.
+    parts = chain(iter([first]), parts)
     whole = LazyLogits(
         (*first.shape[:2], *mean.count.shape),
         mean.count.dtype,

@@ -3,7 +3,7 @@
 import math
 from collections.abc import Mapping
 
-from torch import Tensor
+from torch import Tensor, nn
 
 from .row import Results
 
@@ -71,3 +71,23 @@ def gradients(
     for leaf in leaves.values():
         leaf.grad = None
     return found
+
+
+class Logits:
+    """Keep what a classifier gave last.
+
+    Args:
+        classifier: The layer, ``conv_seg`` in most heads.
+    """
+
+    def __init__(self, classifier: nn.Module) -> None:
+        self.value: Tensor | None = None
+        classifier.register_forward_hook(self._keep)
+
+    def _keep(self, module: nn.Module, inputs: tuple, output: Tensor) -> None:
+        self.value = output.detach()
+
+    def take(self) -> dict[str, Tensor]:
+        """Return them, and keep them no longer."""
+        value, self.value = self.value, None
+        return dict(logits=value)

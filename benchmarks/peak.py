@@ -40,6 +40,7 @@ def measure_peak(row: str, side: str, *, full: bool, bf16: bool) -> int | None:
     done = subprocess.run(
         command,
         env={**os.environ, **_ENVIRONMENT},
+        cwd=Path(__file__).parents[1],
         capture_output=True,
         text=True,
         check=False,

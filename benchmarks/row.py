@@ -131,6 +131,9 @@ class Row:
         full: Numbers of the goal.
         gpu: Numbers on a GPU with ``--full``; by default ``full``.
         floating: Whether the results are floats that float64 can check.
+        smooth: Whether its gradients are continuous. Behind a ReLU they are
+            not: whether a value near 0 passes is luck in float32, so that
+            only the outputs tell our noise from the peer's.
         torch_only: Whether memory and FLOPs are of torch and so counted.
     """
 
@@ -142,6 +145,7 @@ class Row:
     full: Mapping[str, Any]
     gpu: Mapping[str, Any] | None = None
     floating: bool = True
+    smooth: bool = True
     torch_only: bool = True
 
     def sizes(self, *, full: bool, device: torch.device) -> Mapping[str, Any]:

@@ -26,6 +26,12 @@ def _indices(case: Case) -> tuple[int, ...]:
     return tuple(layers * (i + 1) // 4 - 1 for i in range(4))
 
 
+def draw_positions(vit: VisionTransformer) -> None:
+    """Give every token its place; they start at zero."""
+    for parameter in (vit.cls_token, vit.pos_embed):
+        nn.init.normal_(parameter, std=0.5)
+
+
 def _our_vit(case: Case) -> VisionTransformer:
     vit = VisionTransformer(
         dict(
@@ -37,8 +43,7 @@ def _our_vit(case: Case) -> VisionTransformer:
         img_size=case['image'],
         out_indices=_indices(case),
     )
-    for parameter in vit.parameters():
-        nn.init.normal_(parameter, std=0.02)
+    draw_positions(vit)
     return case.place(vit).train()
 
 

@@ -10,7 +10,7 @@ from torch.nn import functional as F  # noqa: N812
 from upernet_ext.interop.huggingface import from_upernet_head, to_upernet_head
 from upernet_ext.models import MultiLevelNeck, UPerHead
 
-from ..compare import gradients
+from ..compare import Logits, gradients
 from ..peers import peer
 from ..row import Call, Case, Goals, Peer, Results, Row
 from ..samples import labelled
@@ -27,9 +27,15 @@ ToLoss = Callable[[Sequence[Tensor], Tensor], Tensor]
 
 
 def training_call(
-    module: nn.Module, to_loss: ToLoss, maps: Sequence[Tensor], labels: Tensor
+    module: nn.Module,
+    to_loss: ToLoss,
+    maps: Sequence[Tensor],
+    labels: Tensor,
+    *,
+    classifier: nn.Module,
 ) -> Call:
     """Compute the loss, and its gradients for maps and parameters."""
+    logits = Logits(classifier)
     maps = [x.requires_grad_() for x in maps]
     leaves = dict(module.named_parameters())
     leaves |= {f'map{i}': x for i, x in enumerate(maps)}
@@ -37,7 +43,9 @@ def training_call(
     def call() -> Results:
         loss = to_loss(maps, labels)
         return dict(
-            loss=dict(loss=loss.detach()), gradients=gradients(loss, leaves)
+            loss=dict(loss=loss.detach()),
+            gradients=gradients(loss, leaves),
+            logits=logits.take(),
         )
 
     return call
@@ -101,7 +109,9 @@ def _tokens(case: Case) -> tuple[list, Tensor]:
 
 def _our_neck_and_head(case: Case) -> Call:
     model = _NeckAndHead(_our_neck(case), our_head(case, _hidden(case)))
-    return training_call(model, model, *_tokens(case))
+    return training_call(
+        model, model, *_tokens(case), classifier=model.head.conv_seg
+    )
 
 
 def _mmseg_neck_and_head(case: Case) -> Call:
@@ -112,7 +122,9 @@ def _mmseg_neck_and_head(case: Case) -> Call:
     )
     neck.load_state_dict(ours.state_dict())
     model = _NeckAndHead(case.place(neck), head)
-    return training_call(model, model, *_tokens(case))
+    return training_call(
+        model, model, *_tokens(case), classifier=model.head.conv_seg
+    )
 
 
 def _hidden(case: Case) -> list[int]:
@@ -126,22 +138,20 @@ def _channels(case: Case) -> Sequence[int]:
     return case['channels']
 
 
-def _our_call(case: Case) -> Call:
-    head = our_head(case, _channels(case))
-
+def _head_call(case: Case, head: nn.Module) -> Call:
     def to_loss(maps: Sequence[Tensor], labels: Tensor) -> Tensor:
         return head.loss(maps, labelled(labels), None)['loss_ce']
 
-    return training_call(head, to_loss, *_pyramid(case, _channels(case)))
+    drawn = _pyramid(case, _channels(case))
+    return training_call(head, to_loss, *drawn, classifier=head.conv_seg)
+
+
+def _our_call(case: Case) -> Call:
+    return _head_call(case, our_head(case, _channels(case)))
 
 
 def _mmseg_call(case: Case) -> Call:
-    head = mmseg_head(case, _channels(case))
-
-    def to_loss(maps: Sequence[Tensor], labels: Tensor) -> Tensor:
-        return head.loss(maps, labelled(labels), None)['loss_ce']
-
-    return training_call(head, to_loss, *_pyramid(case, _channels(case)))
+    return _head_call(case, mmseg_head(case, _channels(case)))
 
 
 def _full_size_loss(logits: Tensor, labels: Tensor) -> Tensor:
@@ -165,7 +175,8 @@ def _transformers_call(case: Case) -> Call:
     def to_loss(maps: Sequence[Tensor], labels: Tensor) -> Tensor:
         return _full_size_loss(head(maps), labels)
 
-    return training_call(head, to_loss, *_pyramid(case, _channels(case)))
+    drawn = _pyramid(case, _channels(case))
+    return training_call(head, to_loss, *drawn, classifier=head.classifier)
 
 
 def _smp_call(case: Case) -> Call:
@@ -181,7 +192,8 @@ def _smp_call(case: Case) -> Call:
     def to_loss(maps: Sequence[Tensor], labels: Tensor) -> Tensor:
         return _full_size_loss(model([None, None, *maps]), labels)
 
-    return training_call(model, to_loss, *_pyramid(case, channels))
+    drawn = _pyramid(case, channels)
+    return training_call(model, to_loss, *drawn, classifier=model[-1])
 
 
 def _from_transformers(values: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -215,6 +227,7 @@ ROWS = (
         reduced=dict(channels=384, image=256, hidden=192, batch=2),
         full=dict(channels=1024, image=512, hidden=512, batch=2),
         gpu=dict(channels=1024, image=512, hidden=512, batch=16),
+        smooth=False,
     ),
     Row(
         'head-loss',
@@ -224,6 +237,7 @@ ROWS = (
         reduced=dict(channels=[128] * 4, image=192, hidden=128, batch=2),
         full=dict(channels=[512] * 4, image=512, hidden=512, batch=2),
         gpu=dict(channels=[512] * 4, image=512, hidden=512, batch=16),
+        smooth=False,
     ),
     Row(
         'head-loss-swin',
@@ -239,5 +253,6 @@ ROWS = (
         gpu=dict(
             channels=[96, 192, 384, 768], image=512, hidden=512, batch=16
         ),
+        smooth=False,
     ),
 )

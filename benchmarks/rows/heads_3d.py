@@ -3,7 +3,6 @@
 from collections.abc import Callable, Sequence
 from types import ModuleType
 
-import torch
 from torch import Tensor, nn
 
 from upernet_ext.models import UPerHead
@@ -148,8 +147,8 @@ def _medicai(case: Case) -> Call:
     ours = dict(_head(case).named_parameters())
     before = keras.config.dtype_policy()
     keras.config.set_dtype_policy(str(case.dtype).removeprefix('torch.'))
-    with torch.device(case.device):
-        whole, decoder = _decoder(keras, case)
+    # Keras takes the GPU by itself where there is one.
+    whole, decoder = _decoder(keras, case)
     keras.config.set_dtype_policy(before)
     variables = _parameters(whole)
     for name, variable in variables.items():
@@ -172,6 +171,7 @@ def _row(name: str, hidden: int, edge: int, peers: tuple) -> Row:
         peers,
         reduced=dict(sizes, edge=edge),
         full=dict(sizes, edge=96),
+        smooth=False,
     )
 
 
@@ -199,5 +199,6 @@ ROWS = (
         (_MEDICAI,),
         reduced=dict(_FUSED, hidden=64),
         full=dict(_FUSED, hidden=128),
+        smooth=False,
     ),
 )

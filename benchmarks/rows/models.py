@@ -11,8 +11,10 @@ from upernet_ext.interop.mmseg import from_segmentor, to_segmentor
 from upernet_ext.interop.vit_openmmlab import from_openmmlab, to_mmseg_vit
 from upernet_ext.registry import MODELS
 
+from ..compare import Logits
 from ..row import Call, Case, Goals, Peer, Results, Row
 from ..samples import labelled, predicted, unlabelled
+from .backbones import draw_positions
 from .heads import BN, CLASSES, MMSEG_LOSS
 
 _MMSEG_VIT = KeyStyle(
@@ -65,8 +67,7 @@ def _our_model(case: Case) -> nn.Module:
         num_classes=CLASSES,
     )
     model = MODELS.build(cfg)
-    for parameter in model.backbone.parameters():
-        nn.init.normal_(parameter, std=0.02)
+    draw_positions(model.backbone)
     return case.place(model)
 
 
@@ -122,6 +123,7 @@ def _step(case: Case, model: nn.Module) -> Call:
     batch, image = case['batch'], case['image']
     inputs = case.normal(batch, 3, image, image)
     labels = case.labels(batch, image, image, num_classes=CLASSES)
+    logits = Logits(model.decode_head.conv_seg)
     fused = case.device.type == 'cuda'
     optimizer = torch.optim.AdamW(model.parameters(), lr=0.0, fused=fused)
 
@@ -136,7 +138,11 @@ def _step(case: Case, model: nn.Module) -> Call:
             if parameter.grad is not None
         }
         optimizer.zero_grad(set_to_none=True)
-        return dict(loss=dict(loss=loss.detach()), gradients=found)
+        return dict(
+            loss=dict(loss=loss.detach()),
+            gradients=found,
+            logits=logits.take(),
+        )
 
     return call
 
@@ -174,7 +180,7 @@ def _rename(values: dict[str, Tensor]) -> dict[str, Tensor]:
     return from_segmentor(values, _MMSEG_VIT)
 
 
-_REDUCED = dict(width=384, layers=4, image=256, hidden=192)
+_REDUCED = dict(width=384, layers=4, image=192, hidden=128)
 _VIT_B = dict(width=768, layers=12, image=512, hidden=512)
 _VIT_L = dict(width=1024, layers=24, image=512, hidden=512)
 
@@ -194,6 +200,7 @@ ROWS = (
         reduced=dict(_REDUCED, batch=2),
         full=dict(_VIT_B, batch=2),
         gpu=dict(_VIT_L, batch=16),
+        smooth=False,
     ),
     Row(
         'inference',

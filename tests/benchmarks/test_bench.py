@@ -238,6 +238,7 @@ def test_sides_compute_the_same(name: str) -> None:
     assert compared
 
 
+@pytest.mark.slow
 def test_a_row_runs_end_to_end(
     tmp_path: Path,
     capsys: pytest.CaptureFixture,

@@ -26,6 +26,7 @@ from .low_resolution_conv import (
     spread,
     tap_matrix,
 )
+from .precision import autocast_dtype, no_autocast
 from .rank import is_plain_conv, resize
 
 # Numbers that a block of output channels may hold on a CPU: 16 MiB in
@@ -340,10 +341,10 @@ class UpsampledConvModule(ConvModule):
 
     def _dtype(self, x: Tensor) -> torch.dtype:
         """Return the type that the plain form computes with."""
-        device = x.device.type
-        if torch.is_autocast_enabled(device) and x.dtype != torch.float64:
-            return torch.get_autocast_dtype(device)
-        return self.conv.weight.dtype
+        cast_to = autocast_dtype(x.device)
+        if cast_to is None or x.dtype == torch.float64:
+            return self.conv.weight.dtype
+        return cast_to
 
     def _is_plain(self, size: Sequence[int]) -> bool:
         """Tell whether the module is what ``_convolve`` computes."""
@@ -367,7 +368,7 @@ class UpsampledConvModule(ConvModule):
         size: tuple[int, ...],
         low: Sequence[bool],
     ) -> Tensor:
-        conv, device = self.conv, maps[0].device.type
+        conv = self.conv
         stops = list(accumulate(x.shape[1] for x in maps))
         columns = list(zip([0, *stops[:-1]], stops, strict=True))
         tensors = [conv.bias]
@@ -384,5 +385,5 @@ class UpsampledConvModule(ConvModule):
             tuple(compress(columns, (not is_low for is_low in low))),
             tuple(compress(columns, low)),
         )
-        with torch.autocast(device, enabled=False):
+        with no_autocast(maps[0].device):
             return _Convolution.apply(geometry, conv.weight, *tensors)

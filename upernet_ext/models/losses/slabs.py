@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from ...layers.linear_resize import resize_matrix
+from ...layers.precision import no_autocast
 
 # Of the logits of one slab. A processor wants it in its cache; an
 # accelerator wants few slabs, for each is some fifty kernels to start.
@@ -260,7 +261,7 @@ def slab_loss(
         loss, slabs, labels, weight, ignore_index, on_slab
     )
     with_gradient = torch.is_grad_enabled() and logits.requires_grad
-    with torch.no_grad(), torch.autocast(logits.device.type, enabled=False):
+    with torch.no_grad(), no_autocast(logits.device):
         if not with_gradient:
             return evaluation.value()
         value, gradient = evaluation.value_and_gradient()

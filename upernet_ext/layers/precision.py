@@ -1,0 +1,21 @@
+"""Autocast, on devices that have none too (meta)."""
+
+from contextlib import AbstractContextManager, nullcontext
+
+import torch
+
+
+def autocast_dtype(device: torch.device) -> torch.dtype | None:
+    """Return what autocast computes with now; ``None`` where it is off."""
+    kind = device.type
+    if not torch.amp.is_autocast_available(kind):
+        return None
+    enabled = torch.is_autocast_enabled(kind)
+    return torch.get_autocast_dtype(kind) if enabled else None
+
+
+def no_autocast(device: torch.device) -> AbstractContextManager:
+    """Compute in the tensors' own types."""
+    if not torch.amp.is_autocast_available(device.type):
+        return nullcontext()
+    return torch.autocast(device.type, enabled=False)

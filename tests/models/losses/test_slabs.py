@@ -405,6 +405,22 @@ def test_no_tensor_is_larger_than_a_slab(loss, monkeypatch) -> None:
 
 
 @every_loss
+def test_each_pixel_is_shown_once(loss, monkeypatch) -> None:
+    """At full size, also where there are two passes."""
+    monkeypatch.setattr(slabs, 'SLAB_BYTES_CPU', 200)
+    logits = torch.randn(2, 3, 4, 4, requires_grad=True)
+    labels = torch.randint(2, (2, 3, 9, 9) if loss.use_sigmoid else (2, 9, 9))
+    parts = []
+    loss(logits, labels, on_slab=lambda x, _: parts.append(x.clone()))
+    shown = torch.cat(parts, 2).detach()
+    assert len(parts) > 2
+    expected = upsample(logits, (9, 9), False)
+    torch.testing.assert_close(
+        shown.flatten().sort()[0], expected.detach().flatten().sort()[0]
+    )
+
+
+@every_loss
 def test_is_differentiated_once(loss) -> None:
     logits = torch.randn(1, 2, 3, 3, requires_grad=True)
     labels = torch.randint(2, (1, 2, 6, 6) if loss.use_sigmoid else (1, 6, 6))
@@ -462,7 +478,6 @@ def head_and_samples(**kwargs) -> tuple:
 def test_accuracy_is_that_of_argmax(
     loss: str, ties: bool, monkeypatch
 ) -> None:
-    """And each pixel is upsampled once for it, also in two passes."""
     monkeypatch.setattr(slabs, 'SLAB_BYTES_CPU', 200)
     head, samples, labels = head_and_samples(
         loss_decode=dict(type=f'upernet_ext.{loss}')

@@ -55,6 +55,7 @@ class Slabs:
         self.logits = logits.detach().to(dtype).contiguous()
         self.size = tuple(size)
         self.align_corners = align_corners
+        self.room = self.logits.new_empty(0)
 
     def __iter__(self) -> Iterator[Slab]:
         """Go through the images, and through the rows of each."""
@@ -77,14 +78,26 @@ class Slabs:
                 )
 
     def up(self, slab: Slab) -> Tensor:
-        """Upsample a slab to a new ``(n, K, P)`` of ``P`` pixels."""
+        """Upsample a slab to ``(n, K, P)`` of ``P`` pixels.
+
+        The caller may write into it; the next call does, for fresh memory a
+        slab costs time, and leaves holes in the heap.
+        """
         x = self.logits[slab.images, :, slab.low_rows]
-        if self.logits.shape[2:] == self.size:
-            return x.flatten(2).clone()
         # The first axis last: until then there are fewer rows to multiply.
-        for axis in reversed(range(len(self.size))):
+        for axis in reversed(range(1, len(self.size))):
             x = _multiply(self._matrix(axis, slab), x, axis + 2)
-        return x.flatten(2)
+        x, matrix = x.flatten(3), self._matrix(0, slab)
+        rows = slab.rows.stop - slab.rows.start
+        shape = (*x.shape[:2], rows, x.shape[3])
+        if self.room.numel() < prod(shape):
+            self.room = x.new_empty(prod(shape))
+        room = self.room[: prod(shape)].view(shape)
+        if matrix is None:
+            room.copy_(x)
+        else:
+            torch.matmul(matrix, x, out=room)
+        return room.flatten(2)
 
     def down(self, slab: Slab, gradient: Tensor, total: Tensor) -> None:
         """Add a slab's gradient ``(n, K, P)`` to that of the logits."""
@@ -250,7 +263,7 @@ def slab_loss(
         align_corners: How the logits are resized to the labels.
         weight: ``(N, *S)``, a factor a pixel.
         on_slab: Is shown each slab's logits ``(n, K, P)``, which it must not
-            change, and labels ``(n, P)`` or ``(n, K, P)``, once.
+            change or keep, and labels ``(n, P)`` or ``(n, K, P)``, once.
 
     Returns:
         A scalar, of float32 or of the logits' dtype if that is wider.

@@ -32,7 +32,7 @@ def test_all_numbers_follow_from_the_data(configuration, blobs, tmp_path):
     crop = cfg.train_dataloader.dataset.pipeline[1]
     assert tuple(crop.size) == plan.patch_size
     # Nothing is left of the scales for images.
-    assert cfg.tta.to_dict() == dict(
+    assert cfg.mirrored.to_dict() == dict(
         scales=(1.0,), flip_axes=tuple(range(-rank, 0)), average='logits'
     )
     # The file sets this one again.

@@ -10,6 +10,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from ...layers.precision import no_autocast
 from .cross_entropy_loss import CrossEntropyLoss
 from .segmentation_loss import SegmentationLoss
 from .slabs import Slabs
@@ -79,7 +80,7 @@ def _entropy(
     """Return the sum of the losses of each pixel, ``(N, *S)``."""
     rank = len(slabs.size)
     total = slabs.logits.new_empty(labels.shape)
-    with torch.autocast(labels.device.type, enabled=False):
+    with no_autocast(labels.device):
         for slab in slabs:
             full, target = slabs.up(slab), slab.of(labels, rank)
             value = sum(

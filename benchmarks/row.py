@@ -19,6 +19,8 @@ _CPU = torch.device('cpu')
 # The gates of every row: of float64 results, relative; and how many times as
 # large our float32 error may be as the peer's.
 LARGEST_ERROR = 1e-12
+# mmseg's losses add float32's epsilon, 1.2e-7, to the pixels they divide by.
+MMSEG_LOSS_ERROR = 1e-11
 LARGEST_NOISE = 2.0
 # What a call computed: group ('loss', 'gradients', 'labels'), name, value.
 Results = dict[str, dict[str, Tensor]]

@@ -29,7 +29,10 @@ model = dict(
         drop_path_rate=0.2,
     ),
     neck=dict(_base_.neck, out_channels=48),
-    decode_head=dict(_base_.decode_head, channels=48),
+    # Batch norm, as for upernet_vit-t_nnunet.
+    decode_head=dict(
+        _base_.decode_head, channels=48, norm_cfg=dict(type='BN')
+    ),
     num_classes=_base_.num_classes,
     in_channels=_base_.in_channels,
     spatial_dims=_base_.spatial_dims,

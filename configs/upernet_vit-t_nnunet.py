@@ -31,7 +31,10 @@ model = dict(
         adapter='slicewise',
     ),
     neck=dict(_base_.neck, out_channels=48),
-    decode_head=dict(_base_.decode_head, channels=48),
+    # Batch norm: with group norm nothing was found in 700 iterations.
+    decode_head=dict(
+        _base_.decode_head, channels=48, norm_cfg=dict(type='BN')
+    ),
     num_classes=_base_.num_classes,
     in_channels=_base_.in_channels,
     spatial_dims=_base_.spatial_dims,
@@ -40,7 +43,9 @@ model = dict(
 )
 batch_size = 2
 optim_wrapper = dict(
-    optimizer=dict(lr=1e-3), clip_grad=dict(max_norm=12, norm_type=2)
+    optimizer=dict(lr=2e-3),
+    paramwise_cfg=dict(layer_decay_rate=0.9),
+    clip_grad=dict(max_norm=12, norm_type=2),
 )
 # A short schedule: see upernet_resnet18_nnunet.
 train_dataloader = dict(dataset=dict(pipeline=_base_.unmirrored_pipeline))

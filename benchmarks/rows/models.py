@@ -12,7 +12,15 @@ from upernet_ext.interop.vit_openmmlab import from_openmmlab, to_mmseg_vit
 from upernet_ext.registry import MODELS
 
 from ..compare import Logits
-from ..row import Call, Case, Goals, Peer, Results, Row
+from ..row import (
+    MMSEG_LOSS_ERROR,
+    Call,
+    Case,
+    Goals,
+    Peer,
+    Results,
+    Row,
+)
 from ..samples import labelled, predicted, unlabelled
 from .backbones import draw_positions
 from .heads import BN, CLASSES, MMSEG_LOSS
@@ -195,6 +203,7 @@ ROWS = (
                 _mmseg_step,
                 Goals(time=0.55, memory=0.50),
                 rename=_rename,
+                largest_error=MMSEG_LOSS_ERROR,
             ),
         ),
         reduced=dict(_REDUCED, batch=2),

@@ -27,8 +27,7 @@ from .losses import ORGANS
 _STRIDE, _WIDTH = 4, 8
 
 
-@MODELS.register_module()
-class BenchmarkPatches(BaseModule):
+class Patches(BaseModule):
     """One map at stride 4, of one convolution.
 
     Args:
@@ -77,7 +76,7 @@ def _our_model(case: Case) -> nn.Module:
     model = MODELS.build(
         dict(
             type='upernet_ext.EncoderDecoder',
-            backbone=dict(type='upernet_ext.BenchmarkPatches'),
+            backbone=dict(type=Patches),
             decode_head=_head(case, 'upernet_ext.FCNHead'),
             spatial_dims=rank,
             in_channels=case['in_channels'],
@@ -113,7 +112,7 @@ def _mmseg(case: Case) -> Call:
         model = MMSEG_MODELS.build(
             dict(
                 type='EncoderDecoder',
-                backbone=dict(type='upernet_ext.BenchmarkPatches'),
+                backbone=dict(type=Patches),
                 decode_head=_head(case, 'FCNHead'),
                 test_cfg=ConfigDict(_test_cfg(case)),
             )

@@ -6,9 +6,8 @@ channel by itself, so they change places: with ``W_t`` the matrix of tap ``t``,
     conv(U x)[p] = sum over taps t of (U (W_t x))[p + t].
 
 All ``W_t x`` are one matrix product at low resolution. Resize, shift and sum
-over the taps are separable: one matrix product an axis.
-``docs/performance.md``
-counts what it saves.
+over the taps are separable: one matrix product an axis. What it saves is
+counted in ``docs/performance.md``.
 """
 
 import math

@@ -2,7 +2,8 @@
 
 from .cross_entropy_loss import CrossEntropyLoss
 from .dice_ce_loss import DiceCELoss
-from .monai_losses import DiceLoss, FocalLoss
+from .dice_loss import DiceLoss
+from .focal_loss import FocalLoss
 from .ohem import hard_pixels
 from .segmentation_loss import (
     SegmentationLoss,

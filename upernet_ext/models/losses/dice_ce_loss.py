@@ -5,7 +5,7 @@ from torch import Tensor
 
 from ...registry import MODELS
 from .cross_entropy_loss import CrossEntropyLoss
-from .monai_losses import DiceLoss
+from .dice_loss import DiceLoss
 from .segmentation_loss import SegmentationLoss
 
 

@@ -181,10 +181,7 @@ def _volume(size: Sequence[int], window: int) -> dict:
 _PHOTO = dict(
     classes=CLASSES, in_channels=3, image=(512, 768), original=(683, 1024)
 )
-_WINDOWS = dict(crop_size=(512, 512), stride=(341, 341))
-_SMALL = dict(
-    classes=CLASSES, in_channels=3, image=(256, 384), original=(342, 512)
-)
+_SLIDING = dict(_PHOTO, crop_size=(512, 512), stride=(341, 341))
 
 ROWS = (
     Row(
@@ -192,8 +189,8 @@ ROWS = (
         'slide + resize + argmax, 683 x 1024, 150 classes',
         _ours,
         (Peer('mmseg', _mmseg, Goals(time=0.35, memory=0.08)),),
-        reduced=dict(_SMALL, crop_size=(256, 256), stride=(171, 171)),
-        full=dict(_PHOTO, **_WINDOWS),
+        reduced=_SLIDING,
+        full=_SLIDING,
         floating=False,
     ),
     Row(
@@ -201,7 +198,7 @@ ROWS = (
         'resize + argmax, 683 x 1024, 150 classes',
         _ours,
         (Peer('transformers', _transformers, Goals(time=0.35, memory=0.08)),),
-        reduced=_SMALL,
+        reduced=_PHOTO,
         full=_PHOTO,
         floating=False,
     ),

@@ -80,6 +80,7 @@ BUILDS = {
         'PhotoMetricDistortion': {},
         'RandomBrightness': {},
         'RandomContrast': {},
+        'RandomCrop': dict(crop_size=4),
         'RandomGamma': {},
         'RandomGaussianBlur': {},
         'RandomGaussianNoise': {},

@@ -8,7 +8,6 @@ from pathlib import Path
 
 import cv2
 import numpy as np
-import torch
 from mmcv.transforms import Compose
 from mmengine.config import Config
 from mmengine.registry import DefaultScope
@@ -89,7 +88,6 @@ def _call(case: Case, *, mmseg: bool) -> Call:
         for i, file in enumerate(files):
             random.seed(i)
             np.random.seed(i)
-            torch.manual_seed(i)
             packed.append(run(dict(file, seg_fields=[])))
         labels = [p['data_samples'].gt_sem_seg.data for p in packed]
         return dict(

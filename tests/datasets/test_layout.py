@@ -4,7 +4,11 @@ from mmcv.transforms import TRANSFORMS, Compose
 from mmengine.registry import DefaultScope
 
 from upernet_ext.datasets import MNI152Dataset
-from upernet_ext.datasets.layout import is_channels_first, refuse_2d_transform
+from upernet_ext.datasets.layout import (
+    contiguous,
+    is_channels_first,
+    refuse_2d_transform,
+)
 from upernet_ext.datasets.pipeline import DataError, run_pipeline
 
 VOLUME = dict(img=np.zeros((1, 4, 5, 6), np.float32), img_path='case_1')
@@ -15,6 +19,10 @@ IMAGE = dict(img=np.zeros((5, 6, 3), np.uint8), img_path='a.png')
 REFUSED = {
     'RandomFlip': (dict(prob=1.0), 'upernet_ext.RandomMirror'),
     'RandomCrop': (dict(crop_size=(2, 2)), 'upernet_ext.CropPatch'),
+    'upernet_ext.RandomCrop': (
+        dict(crop_size=(2, 2)),
+        'upernet_ext.CropPatch',
+    ),
     'Pad': (dict(size=(8, 8)), 'upernet_ext.CropPatch'),
     'Resize': (dict(scale=(8, 8)), 'LoadCase'),
     'RandomResize': (dict(scale=(8, 8)), 'scaling_prob'),
@@ -81,3 +89,16 @@ def test_a_datasets_volume_is_refused_its_slice_is_not():
     assert MNI152Dataset('val', pipeline=pipeline)[0]['flip']
     with pytest.raises(DataError, match=r'mni152_t1_volume: .*RandomMirror'):
         MNI152Dataset(volume=True, pipeline=pipeline)[0]
+
+
+@pytest.mark.parametrize('dtype', ['uint8', 'uint16', 'float32', 'int64'])
+@pytest.mark.parametrize('shape', [(3, 4), (3, 4, 1), (3, 4, 3), (3, 4, 7)])
+@pytest.mark.parametrize('steps', [(1, 1), (1, -1), (-1, 1), (-1, -1)])
+def test_a_mirrored_view_becomes_contiguous(dtype, shape, steps):
+    image = np.arange(np.prod(shape)).reshape(shape).astype(dtype)
+    view = image[:: steps[0], :: steps[1]]
+    found = contiguous(view)
+    assert (found is view) == (steps == (1, 1))
+    assert found.flags.c_contiguous
+    assert found.dtype == dtype
+    np.testing.assert_array_equal(found, view, strict=True)

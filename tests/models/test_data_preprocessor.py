@@ -68,6 +68,26 @@ def test_testing_keeps_labels_and_original_size(spatial_dims: int) -> None:
     assert sample.metainfo['ori_shape'] == (99,) * spatial_dims
 
 
+@both_ranks
+@pytest.mark.parametrize('training', [True, False])
+def test_labels_of_one_byte_become_indices(
+    spatial_dims: int, training: bool
+) -> None:
+    data = batch((5, 6, 7)[:spatial_dims])
+    truth = data['data_samples'][0].gt_sem_seg
+    wanted = truth.data.clone()
+    truth.data = truth.data.byte()
+    # -1 is no byte.
+    model = SegDataPreProcessor(size=(8,) * spatial_dims, seg_pad_val=-1)
+    (sample,) = model(data, training=training)['data_samples']
+    labels = sample.gt_sem_seg.data
+    box = tuple(slice(s) for s in wanted.shape)
+    assert labels.dtype == torch.int64
+    assert torch.equal(labels[box], wanted)
+    assert (labels == -1).sum() == labels.numel() - wanted.numel()
+    assert truth.data.dtype == torch.uint8
+
+
 def test_grey_images_take_the_mean_of_the_statistics() -> None:
     data = batch((4, 4), channels=1)
     image = data['inputs'][0].float()

@@ -8,7 +8,11 @@ comes out turned against its labels.
 from collections.abc import Callable, Iterator
 from typing import Any
 
+import cv2
 import numpy as np
+
+# What OpenCV mirrors, with at most four channels.
+_MIRRORED_TYPES = ('uint8', 'uint16', 'float32')
 
 _INSTEAD = {
     'RandomFlip': 'upernet_ext.RandomMirror',
@@ -56,6 +60,24 @@ def channels_first_image(results: dict[str, Any], name: str) -> np.ndarray:
             '(H, W, C)'
         )
     return results['img']
+
+
+def contiguous(image: np.ndarray) -> np.ndarray:
+    """Copy a mirrored view ``(H, W)`` or ``(H, W, C)``; keep anything else.
+
+    mmcv's RandomFlip gives views with negative strides. numpy takes forty
+    times as long as OpenCV to copy one of three channels.
+    """
+    mirrored = [stride < 0 for stride in image.strides[:2]]
+    if not any(mirrored):
+        return image
+    if image.dtype not in _MIRRORED_TYPES or image.shape[2:] > (4,):
+        return np.ascontiguousarray(image)
+    rows, columns = (slice(None, None, -1 if m else 1) for m in mirrored)
+    # 0 turns rows, 1 columns, -1 both.
+    code = {(True, False): 0, (False, True): 1, (True, True): -1}
+    flipped = cv2.flip(image[rows, columns], code[tuple(mirrored)])
+    return flipped.reshape(image.shape)
 
 
 def refuse_2d_transform(transform: Callable, results: dict[str, Any]) -> None:

@@ -22,10 +22,10 @@ def _pad_far_end(x: Tensor, size: Sequence[int], value: float) -> Tensor:
 class SegDataPreProcessor(BaseDataPreprocessor):
     """Move to the device, swap BGR to RGB, normalise, pad, stack.
 
-    Images travel as they were loaded (uint8 where possible) and become
-    float32 on the device. What was normalised when it was loaded, as cases of
-    volumes are (``normalized`` in the sample's metainfo), keeps its values
-    and its channels.
+    Images and labels travel as they were loaded (uint8 where possible) and
+    become float32 and int64 on the device. What was normalised when it was
+    loaded, as cases of volumes are (``normalized`` in the sample's metainfo),
+    keeps its values and its channels.
 
     Args:
         mean: Subtracted from each channel, in RGB order and the images' range
@@ -110,6 +110,8 @@ class SegDataPreProcessor(BaseDataPreprocessor):
                 sample.set_metainfo(dict(ori_shape=grid))
             if training:
                 sample.gt_sem_seg = self._padded_labels(sample, grid, shape)
+            elif 'gt_sem_seg' in sample:
+                sample.gt_sem_seg.data = sample.gt_sem_seg.data.long()
         batch = torch.stack(
             [_pad_far_end(x, shape, self.pad_val) for x in inputs]
         )
@@ -159,7 +161,6 @@ class SegDataPreProcessor(BaseDataPreprocessor):
                 f'{grid}, its labels are {tuple(labels.data.shape[1:])}; a '
                 'transform changed only one of them'
             )
-        return GridData(
-            metainfo=labels.metainfo,
-            data=_pad_far_end(labels.data, shape, self.seg_pad_val),
-        )
+        # 8 bits may not hold the padding's label.
+        padded = _pad_far_end(labels.data.long(), shape, self.seg_pad_val)
+        return GridData(metainfo=labels.metainfo, data=padded)

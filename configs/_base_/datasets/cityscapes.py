@@ -20,7 +20,9 @@ train_pipeline = [
         ratio_range=(0.5, 2.0),
         keep_ratio=True,
     ),
-    dict(type='RandomCrop', crop_size=crop_size, cat_max_ratio=0.75),
+    dict(
+        type='upernet_ext.RandomCrop', crop_size=crop_size, cat_max_ratio=0.75
+    ),
     dict(type='RandomFlip', prob=0.5),
     dict(type='upernet_ext.PhotoMetricDistortion'),
     dict(type='upernet_ext.PackInputs'),

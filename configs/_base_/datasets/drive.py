@@ -23,7 +23,7 @@ train_pipeline = [
         ratio_range=(0.5, 2.0),
         keep_ratio=True,
     ),
-    dict(type='RandomCrop', crop_size=crop_size),
+    dict(type='upernet_ext.RandomCrop', crop_size=crop_size),
     dict(type='RandomFlip', prob=0.5, direction='horizontal'),
     dict(type='RandomFlip', prob=0.5, direction='vertical'),
     dict(type='upernet_ext.PhotoMetricDistortion'),

@@ -23,7 +23,7 @@ train_pipeline = [
         ratio_range=(0.85, 1.15),
         keep_ratio=True,
     ),
-    dict(type='RandomCrop', crop_size=crop_size),
+    dict(type='upernet_ext.RandomCrop', crop_size=crop_size),
     dict(type='upernet_ext.PackInputs'),
 ]
 test_pipeline = [

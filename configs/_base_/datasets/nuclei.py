@@ -21,7 +21,9 @@ train_pipeline = [
         ratio_range=(0.5, 2.0),
         keep_ratio=True,
     ),
-    dict(type='RandomCrop', crop_size=crop_size, cat_max_ratio=0.75),
+    dict(
+        type='upernet_ext.RandomCrop', crop_size=crop_size, cat_max_ratio=0.75
+    ),
     dict(type='RandomFlip', prob=0.5, direction='horizontal'),
     dict(type='RandomFlip', prob=0.5, direction='vertical'),
     dict(type='upernet_ext.PhotoMetricDistortion'),

@@ -29,7 +29,7 @@ def test_any_rank(shape, packed):
     assert sample['inputs'].dtype == torch.uint8
     labels = sample['data_samples'].gt_sem_seg
     assert isinstance(labels, GridData)
-    assert labels.data.dtype == torch.int64
+    assert labels.data.dtype == torch.uint8
     np.testing.assert_array_equal(labels.data, mask[None])
     assert labels.spacing == (2.0,)
     assert sample['data_samples'].img_shape == packed[1:]

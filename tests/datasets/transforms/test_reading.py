@@ -120,6 +120,77 @@ def test_orientation_is_pillows(tmp_path, orientation, suffix):
     np.testing.assert_allclose(read_image(path), expected, atol=2)
 
 
+def segment(marker, data):
+    return b'\xff' + marker + (len(data) + 2).to_bytes(2) + data
+
+
+XMP = (
+    b'http://ns.adobe.com/xap/1.0/\0<x:xmpmeta><rdf:Description '
+    b'tiff:Orientation="6"/></x:xmpmeta>'
+)
+# A colour profile may hold what looks like the start of the pixels.
+PROFILE = segment(b'\xe2', b'ICC_PROFILE\0\1\1\xff\xda\0\0')
+TURNED = Image.Exif()
+TURNED[0x0112] = 6
+
+
+@pytest.mark.parametrize(
+    'header',
+    [
+        segment(b'\xe1', XMP),
+        PROFILE + segment(b'\xe1', TURNED.tobytes()),
+        segment(b'\xe1', b'Exif\0\0') + segment(b'\xe1', TURNED.tobytes()),
+    ],
+    ids=['xmp', 'after a profile', 'second'],
+)
+def test_an_orientation_is_found_wherever_a_jpeg_has_it(tmp_path, header):
+    plain = encode(RGB, 'jpeg')
+    (tmp_path / 'a.jpg').write_bytes(plain)
+    (tmp_path / 'b.jpg').write_bytes(plain[:2] + header + plain[2:])
+    with Image.open(tmp_path / 'b.jpg') as image:
+        size = ImageOps.exif_transpose(image).size
+    found = read_image(tmp_path / 'b.jpg')
+    assert found.shape[1::-1] == size
+    expected = read_image(tmp_path / 'a.jpg')
+    if size[0] == 24:
+        expected = np.rot90(expected, -1)
+    np.testing.assert_array_equal(found, expected)
+
+
+@settings(max_examples=150, deadline=None)
+@given(
+    labels=hnp.arrays(
+        np.uint8, st.tuples(st.integers(1, 20), st.integers(1, 20))
+    ),
+    where=st.floats(0, 1),
+    change=st.binary(max_size=3),
+    removed=st.integers(0, 3),
+)
+def test_damaged_labels_are_those_of_pillow_or_an_error(
+    tmp_path_factory, labels, where, change, removed
+):
+    path = tmp_path_factory.getbasetemp() / 'a.png'
+    data = encode(labels, 'png')
+    at = int(where * len(data))
+    data = data[:at] + change + data[at + removed :]
+    path.write_bytes(data or b'empty')
+    try:
+        with Image.open(path) as image:
+            expected = np.asarray(image)
+    except Exception:
+        with pytest.raises(ValueError, match=r'a\.png'):
+            read_mask(path)
+    else:
+        np.testing.assert_array_equal(read_mask(path), expected)
+
+
+def test_transparent_greys_are_labels(tmp_path):
+    labels = RNG.integers(0, 4, (9, 7), dtype=np.uint8)
+    path = tmp_path / 'a.png'
+    path.write_bytes(encode(labels, 'png', transparency=2))
+    np.testing.assert_array_equal(read_mask(path), labels)
+
+
 @pytest.mark.parametrize('suffix', ['png', 'tiff'])
 def test_palette_is_colour_for_images_and_index_for_masks(tmp_path, suffix):
     index = RNG.integers(0, 4, (9, 7), dtype=np.uint8)

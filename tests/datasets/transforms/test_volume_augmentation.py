@@ -295,7 +295,7 @@ def test_nnunets_pipeline_in_a_config(rank):
         assert item['inputs'].isfinite().all()
         found = item['data_samples']
         assert found.gt_sem_seg.data.shape == (1, *size)
-        assert found.gt_sem_seg.data.dtype == torch.int64
+        assert found.gt_sem_seg.data.dtype == torch.uint8
         values = set(found.gt_sem_seg.data.unique().tolist())
         assert values <= {0, 1, 2, 255}
         assert 255 in values

@@ -2,6 +2,7 @@
 
 from .case import LoadCase
 from .color import PhotoMetricDistortion
+from .crop import RandomCrop
 from .formatting import PackInputs
 from .loading import LoadImage, LoadMask
 from .monai_transforms import MonaiTransform
@@ -26,6 +27,7 @@ __all__ = [
     'PhotoMetricDistortion',
     'RandomBrightness',
     'RandomContrast',
+    'RandomCrop',
     'RandomGamma',
     'RandomGaussianBlur',
     'RandomGaussianNoise',

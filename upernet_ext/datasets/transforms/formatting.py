@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from typing import Any
 
+import cv2
 import numpy as np
 import torch
 from mmcv.transforms import BaseTransform
@@ -10,7 +11,7 @@ from mmseg.structures import SegDataSample
 
 from ...registry import TRANSFORMS
 from ...structures import GridData
-from ..layout import is_channels_first
+from ..layout import contiguous, is_channels_first
 
 META_KEYS = (
     'img_path',
@@ -59,14 +60,15 @@ class PackInputs(BaseTransform):
         Returns:
             ``inputs``, ``uint8`` or ``float32`` of ``(C, *S)``, and
             ``data_samples`` with ``gt_sem_seg`` of ``(1, *S)`` or
-            ``(K, *S)``, ``int64``.
+            ``(K, *S)``. ``uint8`` labels stay so, an eighth of the bytes to
+            send between processes, until ``SegDataPreProcessor`` makes them
+            ``int64``; other types become ``int64``.
 
         Raises:
             ValueError: The rank of the image is not 2, 3 or 4, or the mask
                 has another grid.
         """
         image = _channels_first(results)
-        kind = np.uint8 if image.dtype == np.uint8 else np.float32
         grid = image.shape[1:]
         metainfo = {k: results[k] for k in self.meta_keys if k in results}
         for key in ('img_shape', 'pad_shape'):
@@ -87,16 +89,9 @@ class PackInputs(BaseTransform):
                 mask = mask[None]
             geometry = {k: metainfo[k] for k in ('spacing',) if k in metainfo}
             sample.gt_sem_seg = GridData(
-                metainfo=geometry,
-                data=torch.from_numpy(
-                    np.ascontiguousarray(mask, dtype=np.int64)
-                ),
+                metainfo=geometry, data=_to_tensor(mask, np.int64)
             )
-        return dict(
-            # A copy of what cannot be written to: tensors can.
-            inputs=torch.from_numpy(np.require(image, kind, ['C', 'W'])),
-            data_samples=sample,
-        )
+        return dict(inputs=_to_tensor(image, np.float32), data_samples=sample)
 
     def __repr__(self) -> str:
         return f'{type(self).__name__}(meta_keys={self.meta_keys})'
@@ -109,9 +104,25 @@ def _channels_first(results: dict[str, Any]) -> np.ndarray:
     if image.ndim == 2:
         return image[None]
     if image.ndim == 3:
-        return image.transpose(2, 0, 1)
+        return _planes(contiguous(image))
     raise ValueError(
         f'{results.get("img_path")}: PackInputs takes images (H, W), '
         '(H, W, C) and volumes (C, D, H, W), got shape '
         f'{image.shape}'
     )
+
+
+def _planes(image: np.ndarray) -> np.ndarray:
+    """Turn ``(H, W, C)`` into ``(C, H, W)``."""
+    if image.dtype != np.uint8 or image.shape[2] != 3:
+        return image.transpose(2, 0, 1)
+    planes = np.empty((3, *image.shape[:2]), np.uint8)
+    cv2.split(image, list(planes))
+    return planes
+
+
+def _to_tensor(array: np.ndarray, kind: type) -> torch.Tensor:
+    """Give a tensor of ``uint8`` as it is, of other types as ``kind``."""
+    kind = np.uint8 if array.dtype == np.uint8 else kind
+    # A copy of what cannot be written to: tensors can.
+    return torch.from_numpy(np.require(array, kind, ['C', 'W']))

@@ -2,10 +2,14 @@
 
 from collections.abc import Mapping, Sequence
 
+import cv2
 import numpy as np
 
 from ...structures import IGNORE_INDEX
 from .reading import drop_opaque_alpha
+
+# OpenCV's counts are float32, which is exact to here.
+_EXACT_COUNTS = 2**24
 
 
 def to_labels(
@@ -110,36 +114,50 @@ def _relabel(
 ) -> np.ndarray:
     """Map file values to labels through a table, and check the result."""
     if mask.dtype == np.uint8:
-        counts = np.bincount(mask.ravel(), minlength=256)
+        # One row of pixels a row, whatever the number of channels.
+        index = np.ascontiguousarray(mask).reshape(len(mask), -1)
+        counts = count_values(index)
         values = np.flatnonzero(counts)
-        counts, index, slots = counts[values], mask, values
-        table = np.empty(256, np.uint8)
+        counts = counts[values]
     else:
         values, index, counts = np.unique(
             mask, return_inverse=True, return_counts=True
         )
-        slots, table = slice(None), np.empty(len(values), np.uint8)
-    labels, wrong = [], []
-    for value, count in zip(values.tolist(), counts.tolist(), strict=True):
-        label = value
-        if reduce_zero_label and label != IGNORE_INDEX:
-            label = label - 1 if label else IGNORE_INDEX
-        if label_map is not None and label in label_map:
-            label = label_map[label]
-        elif label_map is not None and label != IGNORE_INDEX:
-            label = -1
-        if label != IGNORE_INDEX and not 0 <= label < num_labels:
-            wrong.append((value, count))
-            label = IGNORE_INDEX
-        labels.append(label)
-    if wrong:
+    labels = values.astype(np.int64)
+    if reduce_zero_label:
+        labels = np.where(labels == IGNORE_INDEX, labels, labels - 1)
+        labels[values == 0] = IGNORE_INDEX
+    if label_map is not None:
+        known = {IGNORE_INDEX: IGNORE_INDEX, **label_map}
+        labels = np.array([known.get(label, -1) for label in labels.tolist()])
+    wrong = (labels < 0) | (labels >= num_labels)
+    wrong &= labels != IGNORE_INDEX
+    if wrong.any():
+        found = zip(
+            values[wrong].tolist(), counts[wrong].tolist(), strict=True
+        )
         raise ValueError(
             _describe_wrong(
-                wrong, path, num_labels, label_map, reduce_zero_label
+                list(found), path, num_labels, label_map, reduce_zero_label
             )
         )
-    table[slots] = labels
-    return table[index].reshape(mask.shape)
+    if mask.dtype != np.uint8:
+        return labels.astype(np.uint8)[index].reshape(mask.shape)
+    table = np.zeros(256, np.uint8)
+    table[values] = labels
+    return cv2.LUT(index, table).reshape(mask.shape)
+
+
+def count_values(labels: np.ndarray) -> np.ndarray:
+    """Count how often each value occurs in a ``uint8`` array of two axes.
+
+    Returns:
+        ``(256,)``, ``int64``.
+    """
+    if labels.size > _EXACT_COUNTS:
+        return np.bincount(labels.ravel(), minlength=256)
+    counts = cv2.calcHist([labels], [0], None, [256], [0, 256])
+    return counts.ravel().astype(np.int64)
 
 
 def _describe_wrong(

@@ -24,7 +24,9 @@ _ORIENTATION = 0x0112  # the tag in EXIF and in TIFF
 _TIFF_MAGIC = (b'II*\0', b'MM\0*', b'II+\0', b'MM\0+')
 _NPY_MAGIC = b'\x93NUMPY'
 _JPEG_MAGIC = b'\xff\xd8\xff'
+_JPEG_END = b'\xff\xd9'
 _PNG_MAGIC = b'\x89PNG\r\n\x1a\n'
+_GREY_BYTES = b'\x08\x00'  # bit depth and colour type in a PNG's header
 
 
 def read_image(path: str | Path) -> np.ndarray:
@@ -125,6 +127,8 @@ def _decode_image(data: bytes) -> np.ndarray:
         image = image[..., ::-1]
     elif image.shape[2] == 4:
         image = image[..., [2, 1, 0, 3]]
+    if data.startswith(_JPEG_MAGIC) and not _may_be_turned(data):
+        return image
     with Image.open(io.BytesIO(data)) as header:
         return _orient(image, header.getexif().get(_ORIENTATION, 1))
 
@@ -139,6 +143,10 @@ def _decode_mask(data: bytes) -> np.ndarray:
             'a JPEG mask has other labels than were saved, because JPEG is '
             'lossy; write the masks as PNG'
         )
+    if data.startswith(_PNG_MAGIC) and data[24:26] == _GREY_BYTES:
+        mask = _decode_grey_png(data)
+        if mask is not None:
+            return mask
     with Image.open(io.BytesIO(data)) as image:
         image.load()
         if image.format == 'GIF' and _is_grey(image):
@@ -156,6 +164,15 @@ def _decode_mask(data: bytes) -> np.ndarray:
             # Pillow stretches 2-bit and 4-bit grey to 0..255.
             mask = mask // (255 // (2**depth - 1))
     return mask
+
+
+def _decode_grey_png(data: bytes) -> np.ndarray | None:
+    """Decode 8-bit grey with OpenCV, or ``None`` if Pillow is to look."""
+    if _lacks_end(data):
+        return None
+    mask = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_UNCHANGED)
+    # A transparent grey gives it four channels.
+    return mask if mask is not None and mask.ndim == 2 else None
 
 
 def _is_grey(image: Image.Image) -> bool:
@@ -234,11 +251,26 @@ def _channels_last(image: np.ndarray) -> np.ndarray:
     return image[..., None] if image.ndim == 2 else image
 
 
+def _may_be_turned(data: bytes) -> bool:
+    """Whether a JPEG has a segment APP1 (EXIF, XMP) or an unusual header."""
+    start = 2
+    while data[start : start + 1] == b'\xff':
+        marker = data[start + 1 : start + 2]
+        if marker == b'\xda':  # the pixels start
+            return False
+        if marker == b'\xe1':
+            return True
+        start += 2 + int.from_bytes(data[start + 2 : start + 4], 'big')
+    return True
+
+
 def _lacks_end(data: bytes) -> bool:
     """Whether a JPEG or PNG shows no end mark; a strict load then decides."""
     if data.startswith(_JPEG_MAGIC):
         # A preview inside the header has an end mark of its own.
-        return data.rfind(b'\xff\xd9') <= data.rfind(b'\xff\xda')
+        return not data.endswith(_JPEG_END) and (
+            data.rfind(_JPEG_END) <= data.rfind(b'\xff\xda')
+        )
     if data.startswith(_PNG_MAGIC):
         return b'IEND' not in data[-64:]
     return False

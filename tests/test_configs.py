@@ -409,7 +409,7 @@ def test_a_crop_size_reaches_pipeline_model_and_windows():
     crops = [
         step.crop_size
         for step in cfg.train_dataloader.dataset.pipeline
-        if step.type == 'upernet_ext.RandomCrop'
+        if step.type == 'upernet_ext.RandomResizeCrop'
     ]
     assert crops == [(384, 640)]
     assert cfg.model.data_preprocessor.size == (384, 640)

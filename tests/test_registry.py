@@ -86,6 +86,9 @@ BUILDS = {
         'RandomGaussianNoise': {},
         'RandomLowResolution': {},
         'RandomMirror': {},
+        'RandomResizeCrop': dict(
+            scale=(8, 8), crop_size=4, ratio_range=(1, 2)
+        ),
     },
     'METRICS': {'CaseMetric': {}, 'IoUMetric': {}},
     'HOOKS': {

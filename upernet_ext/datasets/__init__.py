@@ -19,6 +19,7 @@ from .transforms import (
     RandomGaussianNoise,
     RandomLowResolution,
     RandomMirror,
+    RandomResizeCrop,
 )
 from .volumes.dataset import NnUNetDataset, VolumeFolderDataset
 
@@ -42,5 +43,6 @@ __all__ = [
     'RandomGaussianNoise',
     'RandomLowResolution',
     'RandomMirror',
+    'RandomResizeCrop',
     'VolumeFolderDataset',
 ]

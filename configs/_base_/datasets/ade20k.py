@@ -15,13 +15,12 @@ train_pipeline = [
     dict(type='upernet_ext.LoadImage'),
     dict(type='upernet_ext.LoadMask', num_classes=num_classes),
     dict(
-        type='RandomResize',
+        type='upernet_ext.RandomResizeCrop',
         scale=img_scale,
         ratio_range=(0.5, 2.0),
         keep_ratio=True,
-    ),
-    dict(
-        type='upernet_ext.RandomCrop', crop_size=crop_size, cat_max_ratio=0.75
+        crop_size=crop_size,
+        cat_max_ratio=0.75,
     ),
     dict(type='RandomFlip', prob=0.5),
     dict(type='upernet_ext.PhotoMetricDistortion'),

@@ -18,12 +18,12 @@ load_image = dict(type='upernet_ext.LoadImage', color='grayscale')
 train_pipeline = [
     load_image,
     dict(
-        type='RandomResize',
+        type='upernet_ext.RandomResizeCrop',
         scale=img_scale,
         ratio_range=(0.85, 1.15),
         keep_ratio=True,
+        crop_size=crop_size,
     ),
-    dict(type='upernet_ext.RandomCrop', crop_size=crop_size),
     dict(type='upernet_ext.PackInputs'),
 ]
 test_pipeline = [

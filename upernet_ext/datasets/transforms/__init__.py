@@ -2,7 +2,7 @@
 
 from .case import LoadCase
 from .color import PhotoMetricDistortion
-from .crop import RandomCrop
+from .crop import RandomCrop, RandomResizeCrop
 from .formatting import PackInputs
 from .loading import LoadImage, LoadMask
 from .monai_transforms import MonaiTransform
@@ -33,4 +33,5 @@ __all__ = [
     'RandomGaussianNoise',
     'RandomLowResolution',
     'RandomMirror',
+    'RandomResizeCrop',
 ]

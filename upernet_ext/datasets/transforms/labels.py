@@ -10,6 +10,7 @@ from .reading import drop_opaque_alpha
 
 # OpenCV's counts are float32, which is exact to here.
 _EXACT_COUNTS = 2**24
+_VALUES = np.arange(256)
 
 
 def to_labels(
@@ -114,11 +115,9 @@ def _relabel(
 ) -> np.ndarray:
     """Map file values to labels through a table, and check the result."""
     if mask.dtype == np.uint8:
+        values, counts = _VALUES, None
         # One row of pixels a row, whatever the number of channels.
         index = np.ascontiguousarray(mask).reshape(len(mask), -1)
-        counts = count_values(index)
-        values = np.flatnonzero(counts)
-        counts = counts[values]
     else:
         values, index, counts = np.unique(
             mask, return_inverse=True, return_counts=True
@@ -132,7 +131,10 @@ def _relabel(
         labels = np.array([known.get(label, -1) for label in labels.tolist()])
     wrong = (labels < 0) | (labels >= num_labels)
     wrong &= labels != IGNORE_INDEX
-    if wrong.any():
+    if counts is None and wrong[: int(index.max()) + 1].any():
+        counts = count_values(index)
+        wrong &= counts > 0
+    if counts is not None and wrong.any():
         found = zip(
             values[wrong].tolist(), counts[wrong].tolist(), strict=True
         )
@@ -141,11 +143,11 @@ def _relabel(
                 list(found), path, num_labels, label_map, reduce_zero_label
             )
         )
-    if mask.dtype != np.uint8:
-        return labels.astype(np.uint8)[index].reshape(mask.shape)
-    table = np.zeros(256, np.uint8)
-    table[values] = labels
-    return cv2.LUT(index, table).reshape(mask.shape)
+    # No pixel has a value whose label is wrong.
+    table = labels.astype(np.uint8)
+    if mask.dtype == np.uint8:
+        return cv2.LUT(index, table).reshape(mask.shape)
+    return table[index].reshape(mask.shape)
 
 
 def count_values(labels: np.ndarray) -> np.ndarray:

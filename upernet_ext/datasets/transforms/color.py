@@ -106,8 +106,9 @@ def _look_up(
             continue
         hsv = cv2.cvtColor(_replace(image, pending), cv2.COLOR_BGR2HSV)
         pending = _VALUES
-        changed = cv2.LUT(cv2.extractChannel(hsv, channel), table)
-        cv2.insertChannel(changed, hsv, channel)
+        planes = list(cv2.split(hsv))
+        planes[channel] = cv2.LUT(planes[channel], table)
+        cv2.merge(planes, hsv)
         image = cv2.cvtColor(hsv, cv2.COLOR_HSV2BGR)
     return _replace(image, pending)
 

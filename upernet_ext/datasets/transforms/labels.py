@@ -10,7 +10,6 @@ from .reading import drop_opaque_alpha
 
 # OpenCV's counts are float32, which is exact to here.
 _EXACT_COUNTS = 2**24
-_VALUES = np.arange(256)
 
 
 def to_labels(
@@ -114,14 +113,39 @@ def _relabel(
     reduce_zero_label: bool,
 ) -> np.ndarray:
     """Map file values to labels through a table, and check the result."""
+    rule = (num_labels, label_map, reduce_zero_label)
     if mask.dtype == np.uint8:
-        values, counts = _VALUES, None
         # One row of pixels a row, whatever the number of channels.
         index = np.ascontiguousarray(mask).reshape(len(mask), -1)
+        values, largest = np.arange(256), int(index.max())
+        labels = _labels_of(values, *rule)
+        counts = np.zeros_like(values)
+        if (labels[: largest + 1] < 0).any():
+            counts = count_values(index)
     else:
         values, index, counts = np.unique(
             mask, return_inverse=True, return_counts=True
         )
+        labels = _labels_of(values, *rule)
+    wrong = (labels < 0) & (counts > 0)
+    if wrong.any():
+        found = (values[wrong].tolist(), counts[wrong].tolist())
+        raise ValueError(
+            _describe_wrong(list(zip(*found, strict=True)), path, *rule)
+        )
+    table = labels.astype(np.uint8)
+    if mask.dtype != np.uint8:
+        return table[index].reshape(mask.shape)
+    return _look_up(index, table[: largest + 1]).reshape(mask.shape)
+
+
+def _labels_of(
+    values: np.ndarray,
+    num_labels: int,
+    label_map: Mapping[int, int] | None,
+    reduce_zero_label: bool,
+) -> np.ndarray:
+    """Give each value its label, or -1 if it has none."""
     labels = values.astype(np.int64)
     if reduce_zero_label:
         labels = np.where(labels == IGNORE_INDEX, labels, labels - 1)
@@ -129,25 +153,17 @@ def _relabel(
     if label_map is not None:
         known = {IGNORE_INDEX: IGNORE_INDEX, **label_map}
         labels = np.array([known.get(label, -1) for label in labels.tolist()])
-    wrong = (labels < 0) | (labels >= num_labels)
-    wrong &= labels != IGNORE_INDEX
-    if counts is None and wrong[: int(index.max()) + 1].any():
-        counts = count_values(index)
-        wrong &= counts > 0
-    if counts is not None and wrong.any():
-        found = zip(
-            values[wrong].tolist(), counts[wrong].tolist(), strict=True
-        )
-        raise ValueError(
-            _describe_wrong(
-                list(found), path, num_labels, label_map, reduce_zero_label
-            )
-        )
-    # No pixel has a value whose label is wrong.
-    table = labels.astype(np.uint8)
-    if mask.dtype == np.uint8:
-        return cv2.LUT(index, table).reshape(mask.shape)
-    return table[index].reshape(mask.shape)
+    is_class = (labels >= 0) & (labels < num_labels)
+    return np.where(is_class | (labels == IGNORE_INDEX), labels, -1)
+
+
+def _look_up(index: np.ndarray, table: np.ndarray) -> np.ndarray:
+    """Replace ``uint8`` values, all of which the table has."""
+    # So it is with and without reduce_zero_label: in 8 bits, 0 - 1 is 255.
+    shift = table[0]
+    if np.array_equal(table, np.arange(len(table), dtype=np.uint8) + shift):
+        return index + shift
+    return cv2.LUT(index, np.resize(table, 256))
 
 
 def count_values(labels: np.ndarray) -> np.ndarray:

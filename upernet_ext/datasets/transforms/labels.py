@@ -1,6 +1,7 @@
 """From the values of a mask file to labels, each of them checked."""
 
 from collections.abc import Mapping, Sequence
+from functools import lru_cache
 
 import cv2
 import numpy as np
@@ -118,7 +119,8 @@ def _relabel(
         # One row of pixels a row, whatever the number of channels.
         index = np.ascontiguousarray(mask).reshape(len(mask), -1)
         values, largest = np.arange(256), int(index.max())
-        labels = _labels_of(values, *rule)
+        known = None if label_map is None else tuple(label_map.items())
+        labels = _labels_of_bytes(num_labels, known, reduce_zero_label)
         counts = np.zeros_like(values)
         if (labels[: largest + 1] < 0).any():
             counts = count_values(index)
@@ -155,6 +157,17 @@ def _labels_of(
         labels = np.array([known.get(label, -1) for label in labels.tolist()])
     is_class = (labels >= 0) & (labels < num_labels)
     return np.where(is_class | (labels == IGNORE_INDEX), labels, -1)
+
+
+@lru_cache
+def _labels_of_bytes(
+    num_labels: int,
+    label_map: tuple[tuple[int, int], ...] | None,
+    reduce_zero_label: bool,
+) -> np.ndarray:
+    """Give the labels of 0 to 255; every mask of a dataset has the same."""
+    known = None if label_map is None else dict(label_map)
+    return _labels_of(np.arange(256), num_labels, known, reduce_zero_label)
 
 
 def _look_up(index: np.ndarray, table: np.ndarray) -> np.ndarray:

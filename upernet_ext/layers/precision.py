@@ -14,6 +14,15 @@ def autocast_dtype(device: torch.device) -> torch.dtype | None:
     return torch.get_autocast_dtype(kind) if enabled else None
 
 
+def autocast(
+    device: torch.device, dtype: torch.dtype | None
+) -> AbstractContextManager:
+    """Compute as ``autocast_dtype`` told it before."""
+    if dtype is None:
+        return no_autocast(device)
+    return torch.autocast(device.type, dtype)
+
+
 def no_autocast(device: torch.device) -> AbstractContextManager:
     """Compute in the tensors' own types."""
     if not torch.amp.is_autocast_available(device.type):

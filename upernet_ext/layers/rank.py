@@ -13,6 +13,7 @@ from mmcv.cnn import ConvModule
 from torch import Tensor, nn
 from torch.nn import functional as F  # noqa: N812
 
+from .hooks import runs_only_itself
 from .norms import norm as norm
 from .norms import norm_cfg
 from .norms import revert_sync_batch_norm as revert_sync_batch_norm
@@ -211,19 +212,12 @@ def is_plain_conv(module: nn.Module) -> bool:
     edges = zip(
         module.kernel_size, module.dilation, module.padding, strict=False
     )
-    hooks = (
-        module._forward_hooks,
-        module._forward_pre_hooks,
-        module._backward_hooks,
-        module._backward_pre_hooks,
-    )
     return (
         set(module.stride) == {1}
         and module.groups == 1
         and module.padding_mode == 'zeros'
         and all(k % 2 and p == k // 2 * d for k, d, p in edges)
-        and 'forward' not in vars(module)
-        and not any(hooks)
+        and runs_only_itself(module)
     )
 
 

@@ -13,8 +13,11 @@ from mmcv.cnn.bricks import DropPath
 from torch import Tensor, nn
 from torch.nn import functional as F  # noqa: N812
 
+from .linear import Linear, linear_of, linear_of_norm
 from .relative_position import RelativePositionBias
 from .rope import Rotation
+
+_NO_NORM = nn.Identity()
 
 
 class Positions(NamedTuple):
@@ -75,7 +78,7 @@ class Attention(nn.Module):
     ) -> None:
         super().__init__()
         self.num_heads = num_heads
-        self.qkv = nn.Linear(embed_dims, 3 * embed_dims, bias=qkv_bias is True)
+        self.qkv = Linear(embed_dims, 3 * embed_dims, bias=qkv_bias is True)
         separate = qkv_bias == 'qv'
         self.q_bias = _zeros(embed_dims) if separate else None
         self.v_bias = _zeros(embed_dims) if separate else None
@@ -83,11 +86,16 @@ class Attention(nn.Module):
             RelativePositionBias(window, num_heads) if window else None
         )
         self.norm = _norm(embed_dims, attn_norm_eps)
-        self.proj = nn.Linear(embed_dims, embed_dims)
+        self.proj = Linear(embed_dims, embed_dims)
 
-    def forward(self, x: Tensor, positions: Positions) -> Tensor:
-        """Attend over the tokens ``(N, L, embed_dims)``."""
-        qkv = self.qkv(x)
+    def forward(
+        self,
+        x: Tensor,
+        positions: Positions,
+        norm: nn.Module = _NO_NORM,
+    ) -> Tensor:
+        """Attend over ``norm`` of the tokens ``(N, L, embed_dims)``."""
+        qkv = linear_of_norm(self.qkv, norm, x)
         if self.q_bias is not None:
             none = torch.zeros_like(self.q_bias)
             bias = torch.cat([self.q_bias, none, self.v_bias])
@@ -107,7 +115,9 @@ class Attention(nn.Module):
         else:
             bias = bias.to(q.dtype)
         x = F.scaled_dot_product_attention(q, k, v, attn_mask=bias)
-        return self.proj(self.norm(x.transpose(1, 2).flatten(2)))
+        return linear_of_norm(
+            self.proj, self.norm, x.transpose(1, 2).flatten(2)
+        )
 
 
 def _norm(channels: int, eps: float | None) -> nn.Module:
@@ -123,12 +133,13 @@ class MLP(nn.Module):
 
     def __init__(self, embed_dims: int, hidden_dims: int) -> None:
         super().__init__()
-        self.fc1 = nn.Linear(embed_dims, hidden_dims)
-        self.fc2 = nn.Linear(hidden_dims, embed_dims)
+        self.fc1 = Linear(embed_dims, hidden_dims)
+        self.fc2 = Linear(hidden_dims, embed_dims)
 
-    def forward(self, x: Tensor) -> Tensor:
-        """Transform each token of ``(N, L, embed_dims)``."""
-        return self.fc2(F.gelu(self.fc1(x)))
+    def forward(self, x: Tensor, norm: nn.Module = _NO_NORM) -> Tensor:
+        """Transform ``norm`` of each token of ``(N, L, embed_dims)``."""
+        hidden = linear_of_norm(self.fc1, norm, x)
+        return linear_of(self.fc2, F.gelu, hidden)
 
 
 class SwiGLU(nn.Module):
@@ -148,14 +159,19 @@ class SwiGLU(nn.Module):
         norm_eps: float | None = None,
     ) -> None:
         super().__init__()
-        self.fc1 = nn.Linear(embed_dims, 2 * hidden_dims)
+        self.fc1 = Linear(embed_dims, 2 * hidden_dims)
         self.norm = _norm(hidden_dims, norm_eps)
-        self.fc2 = nn.Linear(hidden_dims, embed_dims)
+        self.fc2 = Linear(hidden_dims, embed_dims)
 
-    def forward(self, x: Tensor) -> Tensor:
-        """Transform each token of ``(N, L, embed_dims)``."""
-        gate, value = self.fc1(x).chunk(2, -1)
-        return self.fc2(self.norm(F.silu(gate) * value))
+    def forward(self, x: Tensor, norm: nn.Module = _NO_NORM) -> Tensor:
+        """Transform ``norm`` of each token of ``(N, L, embed_dims)``."""
+        hidden = linear_of_norm(self.fc1, norm, x)
+        return linear_of_norm(self.fc2, self.norm, hidden, before=_swiglu)
+
+
+def _swiglu(x: Tensor) -> Tensor:
+    gate, value = x.chunk(2, -1)
+    return F.silu(gate) * value
 
 
 class LayerScale(nn.Module):
@@ -243,6 +259,6 @@ class TransformerBlock(nn.Module):
 
     def forward(self, x: Tensor, positions: Positions) -> Tensor:
         """Transform the tokens ``(N, L, embed_dims)``."""
-        attended = self.attn(self.norm1(x), positions)
+        attended = self.attn(x, positions, self.norm1)
         x = x + self.drop_path(self.ls1(attended))
-        return x + self.drop_path(self.ls2(self.mlp(self.norm2(x))))
+        return x + self.drop_path(self.ls2(self.mlp(x, self.norm2)))

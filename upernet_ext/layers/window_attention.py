@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F  # noqa: N812
 
+from .linear import Linear
 from .relative_position import relative_position_index
 
 
@@ -171,8 +172,8 @@ class WindowAttention(nn.Module):
         super().__init__()
         self.num_heads = num_heads
         self.window = tuple(window)
-        self.qkv = nn.Linear(embed_dims, 3 * embed_dims)
-        self.proj = nn.Linear(embed_dims, embed_dims)
+        self.qkv = Linear(embed_dims, 3 * embed_dims)
+        self.proj = Linear(embed_dims, embed_dims)
         self.relative_position_bias_table = nn.Parameter(
             torch.zeros(
                 math.prod(2 * edge - 1 for edge in self.window), num_heads
@@ -235,7 +236,7 @@ class CosineWindowAttention(WindowAttention):
         super().__init__(embed_dims, num_heads, window=window)
         del self.relative_position_bias_table
         self.unit = tuple(unit or window)
-        self.qkv = nn.Linear(embed_dims, 3 * embed_dims, bias=False)
+        self.qkv = Linear(embed_dims, 3 * embed_dims, bias=False)
         self.q_bias = nn.Parameter(torch.zeros(embed_dims))
         self.v_bias = nn.Parameter(torch.zeros(embed_dims))
         self.logit_scale = nn.Parameter(

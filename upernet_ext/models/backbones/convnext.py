@@ -16,6 +16,7 @@ from torch.utils.checkpoint import checkpoint
 
 from ...interop import Change
 from ...layers.channel_norm import ChannelLayerNorm, GlobalResponseNorm
+from ...layers.linear import Linear
 from ...layers.rank import check_spatial_dims, conv
 from ...registry import MODELS
 from .convnext_presets import ConvNeXtSizes, convnext_sizes
@@ -45,8 +46,8 @@ class MLP(nn.Module):
             self.fc1 = conv(channels, hidden, 1, spatial_dims=spatial_dims)
             self.fc2 = conv(hidden, channels, 1, spatial_dims=spatial_dims)
         else:
-            self.fc1 = nn.Linear(channels, hidden)
-            self.fc2 = nn.Linear(hidden, channels)
+            self.fc1 = Linear(channels, hidden)
+            self.fc2 = Linear(hidden, channels)
         self.act = nn.GELU()
         axis = 1 if as_conv else -1
         self.grn = (

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F  # noqa: N812
 from torch.utils.checkpoint import checkpoint
 
+from ...layers.linear import Linear, linear_of
 from ...layers.rank import check_spatial_dims, conv
 from ...registry import MODELS
 from .encoder import Encoder, PyramidEncoder, select_levels
@@ -104,9 +105,9 @@ class ReducedAttention(nn.Module):
     ) -> None:
         super().__init__()
         self.num_heads = num_heads
-        self.q = nn.Linear(embed_dims, embed_dims)
-        self.kv = nn.Linear(embed_dims, 2 * embed_dims)
-        self.proj = nn.Linear(embed_dims, embed_dims)
+        self.q = Linear(embed_dims, embed_dims)
+        self.kv = Linear(embed_dims, 2 * embed_dims)
+        self.proj = Linear(embed_dims, embed_dims)
         self.sr = None
         if reduction > 1:
             self.sr = conv(
@@ -165,13 +166,13 @@ class MixMLP(nn.Module):
     def __init__(self, embed_dims: int, *, spatial_dims: int) -> None:
         super().__init__()
         hidden = 4 * embed_dims
-        self.fc1 = nn.Linear(embed_dims, hidden)
+        self.fc1 = Linear(embed_dims, hidden)
         self.dwconv = DepthwiseConv(hidden, spatial_dims=spatial_dims)
-        self.fc2 = nn.Linear(hidden, embed_dims)
+        self.fc2 = Linear(hidden, embed_dims)
 
     def forward(self, x: Tensor) -> Tensor:
         """Transform ``(N, *grid, C)``."""
-        return self.fc2(F.gelu(self.dwconv(self.fc1(x))))
+        return linear_of(self.fc2, F.gelu, self.dwconv(self.fc1(x)))
 
 
 class Block(nn.Module):

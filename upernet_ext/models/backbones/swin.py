@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from ...interop import Change
+from ...layers.linear import Linear
 from ...layers.rank import check_spatial_dims, conv
 from ...layers.transformer import MLP
 from ...layers.window_attention import (
@@ -82,7 +83,7 @@ class PatchMerging(nn.Module):
         super().__init__()
         self.factors = tuple(factors)
         joined = embed_dims * math.prod(factors)
-        self.reduction = nn.Linear(joined, 2 * embed_dims, bias=False)
+        self.reduction = Linear(joined, 2 * embed_dims, bias=False)
         self.norm = nn.LayerNorm(2 * embed_dims if v2 else joined)
         self.v2 = v2
 

@@ -8,7 +8,12 @@ from collections.abc import Callable, Mapping, Sequence
 import torch
 from torch import Tensor, nn
 from torch.autograd.graph import saved_tensors_hooks
-from torch.utils.flop_counter import FlopCounterMode
+from torch.utils.flop_counter import (
+    FlopCounterMode,
+    register_flop_formula,
+    sdpa_backward_flop_count,
+    sdpa_flop_count,
+)
 
 from .row import Call
 
@@ -16,6 +21,25 @@ from .row import Call
 REPETITIONS = 7
 MOST_REPETITIONS = 40
 SECONDS = 4.0
+
+
+# torch counts the attention kernels of GPUs alone.
+_attention = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu
+_attention_backward = (
+    torch.ops.aten._scaled_dot_product_flash_attention_for_cpu_backward
+)
+
+
+@register_flop_formula(_attention)
+def _attention_flops(q, k, v, *_args, out_shape=None, **_kwargs) -> int:
+    return sdpa_flop_count(q, k, v)
+
+
+@register_flop_formula(_attention_backward)
+def _attention_backward_flops(
+    g, q, k, v, *_args, out_shape=None, **_kwargs
+) -> int:
+    return sdpa_backward_flop_count(g, q, k, v)
 
 
 def cpu_seconds(call: Call) -> float:

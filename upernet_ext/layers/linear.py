@@ -48,19 +48,42 @@ def _takes_onednn(x: Tensor, weight: Tensor) -> bool:
     return (
         _HAS_BOTH
         and torch.backends.mkldnn.enabled
+        and not _is_transformed()
         and x.device.type == weight.device.type == 'cpu'
         and _is_dense(x)
         and _is_dense(weight)
         and x.shape[-1] == weight.shape[1]
         and x.numel() * len(weight) >= _WORTH_A_CALL
         and autocast_dtype(x.device) is None
-        and not _is_recorded()
     )
 
 
-def _is_recorded() -> bool:
-    """Tell whether a graph is written down, for other runtimes to read."""
-    return torch.jit.is_tracing() or torch.compiler.is_exporting()
+def _is_transformed() -> bool:
+    """Tell whether others read the graph: an exporter, or torch.func."""
+    if torch.jit.is_tracing() or torch.compiler.is_exporting():
+        return True
+    if torch.compiler.is_compiling():
+        return False
+    return torch._C._are_functorch_transforms_active()
+
+
+def _product(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+    # oneDNN takes any other order of the weight a thousand times as slowly.
+    if not (weight.is_contiguous() or weight.T.is_contiguous()):
+        weight = weight.contiguous()
+    bias = None if bias is None else bias.contiguous()
+    return torch.ops.mkldnn._linear_pointwise(x, weight, bias, 'none', [], '')
+
+
+# torch's compiler writes mkldnn's operator itself, for constant weights.
+_operator = torch.library.custom_op(
+    'upernet_ext::linear', _product, mutates_args=()
+)
+
+
+@_operator.register_fake
+def _(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+    return x.new_empty(*x.shape[:-1], len(weight))
 
 
 class _Linear(Function):
@@ -69,11 +92,8 @@ class _Linear(Function):
     @staticmethod
     def forward(ctx, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
         ctx.save_for_backward(x, weight)
-        if bias is not None:
-            bias = bias.contiguous()
-        return torch.ops.mkldnn._linear_pointwise(
-            x, weight, bias, 'none', [], ''
-        )
+        compiling = torch.compiler.is_compiling()
+        return (_operator if compiling else _product)(x, weight, bias)
 
     @staticmethod
     def backward(ctx, g: Tensor) -> tuple[Tensor | None, ...]:
@@ -185,7 +205,7 @@ def linear_of(
         and layer.weight.requires_grad
         and torch.is_grad_enabled()
         and not torch.compiler.is_compiling()
-        and not _is_recorded()
+        and not _is_transformed()
     )
     if is_ours:
         return _LinearOfResult.apply(

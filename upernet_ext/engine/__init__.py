@@ -1,5 +1,6 @@
 """Running a model: what mmengine lacks."""
 
+from .compiling import compile_parts
 from .dataset_paths import DataNotFoundError
 from .hooks import SaveLabelMaps, SavePictures, SaveTrainable
 from .log_processor import LogProcessor, peak_memory
@@ -15,5 +16,6 @@ __all__ = [
     'SaveLabelMaps',
     'SavePictures',
     'SaveTrainable',
+    'compile_parts',
     'peak_memory',
 ]

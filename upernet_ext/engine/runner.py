@@ -25,6 +25,7 @@ from ..config import ConfigError
 from ..interop import WeightsError, load_segmentor, read_checkpoint
 from ..models.tuning.partial import complete_weights
 from ..registry import RUNNERS
+from .compiling import compile_parts, options_of
 from .dataset_paths import check_dataset_paths
 
 
@@ -43,12 +44,15 @@ class Runner(mmengine.runner.Runner):
       ``pretrained``, which must be what it was trained beside.
     * ``device`` in the config is ``'cpu'``, ``'cuda'`` or ``None`` (what the
       machine has). Several CPU processes talk over gloo.
+    * ``compile`` in the config is ``True`` or arguments of ``torch.compile``,
+      for backbone, neck and heads.
     * A missing data folder is named before a dataset is built.
     * ``deterministic=True`` warns of an operation that has no deterministic
       implementation on the GPU instead of failing at it.
     """
 
     receipt: dict | None = None
+    _is_compiled = False
 
     def setup_env(self, env_cfg: dict) -> None:
         """Choose the device, then set up as mmengine does.
@@ -158,6 +162,24 @@ class Runner(mmengine.runner.Runner):
         super().resume(
             filename, resume_optimizer, resume_param_scheduler, map_location
         )
+
+    def load_or_resume(self) -> None:
+        """Load the weights, then compile what the config's ``compile`` says.
+
+        Backbone, neck and heads; mmengine would compile the whole training
+        step, losses and optimiser included.
+        """
+        super().load_or_resume()
+        options = options_of(self.cfg.get('compile'))
+        if options is not None and not self._is_compiled:
+            names = compile_parts(self.bare_model, **options)
+            self._is_compiled = True
+            self.logger.info(
+                f'To be compiled at their first call: {", ".join(names)}'
+            )
+
+    def _maybe_compile(self, target: str) -> None:
+        """Leave mmengine's ``train_step`` alone: see ``load_or_resume``."""
 
     def load_checkpoint(
         self,

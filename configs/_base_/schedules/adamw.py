@@ -7,7 +7,11 @@ weight decay on norms, biases, position embeddings and tokens.
 optim_wrapper = dict(
     type='OptimWrapper',
     optimizer=dict(
-        type='AdamW', lr=6e-5, betas=(0.9, 0.999), weight_decay=0.01
+        type='AdamW',
+        lr=6e-5,
+        betas=(0.9, 0.999),
+        weight_decay=0.01,
+        fused=True,
     ),
     constructor='upernet_ext.LayerDecayConstructor',
 )

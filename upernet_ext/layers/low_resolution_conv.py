@@ -13,6 +13,7 @@ counted in ``docs/performance.md``.
 import math
 from collections.abc import Sequence
 from functools import lru_cache
+from itertools import chain
 
 import torch
 from torch import Tensor
@@ -20,6 +21,13 @@ from torch.nn import functional as F  # noqa: N812
 from torch.nn import grad as gradients
 
 from .linear_resize import resize_matrix
+
+# Where torch takes a float32 product of one image to oneDNN: above so many
+# numbers (aten/src/ATen/native/Convolution.cpp, use_mkldnn).
+_ONEDNN_NUMBERS = 20480
+# oneDNN is twice as fast as MKL for products of this width and more, and half
+# as fast below, unless the columns are fewer than MKL likes.
+_ONEDNN_WIDTH, _MKL_COLUMNS = 48, 16
 
 
 @lru_cache(maxsize=256)
@@ -86,9 +94,18 @@ def tap_matrix(*args) -> Tensor:
     return _tap_matrix(*args)
 
 
+def _is_small(x: Tensor) -> bool:
+    """Tell whether torch keeps a convolution of a map from oneDNN."""
+    return len(x) == 1 and x.numel() <= _ONEDNN_NUMBERS
+
+
 def product(matrix: Tensor, x: Tensor) -> Tensor:
     """``matrix @ x`` for ``(M, K)`` and ``(B, K, N)``."""
     if x.dtype != torch.float32:
+        return torch.matmul(matrix, x)
+    _, k, n = x.shape
+    thin = k < _ONEDNN_WIDTH and n >= _MKL_COLUMNS
+    if x.device.type == 'cpu' and (thin or _is_small(x)):
         return torch.matmul(matrix, x)
     # As a convolution: it obeys the same precision switch as the plain form
     # (TF32). On one thread torch leaves an undilated one to MKL, which is
@@ -100,7 +117,13 @@ def product_last(x: Tensor, matrix: Tensor) -> Tensor:
     """``x @ matrix`` for ``(A, B, K)`` and ``(K, N)``."""
     if x.dtype != torch.float32:
         return torch.matmul(x, matrix)
-    channels_last = x.permute(2, 0, 1)[None]
+    if x.device.type == 'cpu' and _is_small(x[None]):
+        return torch.matmul(x, matrix)
+    a, b, k = x.shape
+    # The stride of the one image, too, must be what channels-last has, or
+    # torch copies the map into the plain order, and the result back.
+    strides = (a * b * k, 1, b * k, k)
+    channels_last = x.contiguous().as_strided((1, k, a, b), strides)
     kernel = matrix.T[:, :, None, None]
     ones, none = [1, 1], [0, 0]
     out = torch.convolution(
@@ -110,21 +133,23 @@ def product_last(x: Tensor, matrix: Tensor) -> Tensor:
 
 
 def rows_of(kernel: Tensor) -> Tensor:
-    """Order ``(c, C, k_1, ..., k_r)`` as ``(k_r ... k_2 c k_1, C)``.
-
-    The taps of the first axis are next to its pixels in the product with a
-    map, and those of the others outermost, where they are free to move.
-    """
-    rank = kernel.ndim - 2
-    order = (*range(rank + 1, 2, -1), 0, 2, 1)
-    return kernel.permute(order).reshape(-1, kernel.shape[1])
+    """Order ``(c, C, *taps)`` as ``(c * taps, C)``."""
+    return kernel.movedim(1, -1).reshape(-1, kernel.shape[1])
 
 
-def kernel_of(rows: Tensor, channels: int, taps: Sequence[int]) -> Tensor:
+def kernel_of(rows: Tensor, taps: Sequence[int]) -> Tensor:
     """Undo ``rows_of``."""
-    rank = len(taps)
-    x = rows.unflatten(0, (*taps[:0:-1], channels, taps[0]))
-    return x.permute(rank - 1, -1, rank, *range(rank - 2, -1, -1))
+    return rows.unflatten(0, (-1, *taps)).movedim(-1, 1)
+
+
+def _interleaved(rank: int) -> list[int]:
+    """Order ``(N, c, *taps, *pixels)`` as ``N, c``, then tap, pixel an axis.
+
+    The taps of an axis next to its pixels are one axis to its matrix, so that
+    the products from the last axis to the first need no other order.
+    """
+    pairs = [(2 + i, 2 + rank + i) for i in range(rank)]
+    return [0, 1, *chain.from_iterable(pairs)]
 
 
 def spread(
@@ -141,23 +166,24 @@ def spread(
         axes: Of each map, the ``tap_matrix`` of each axis.
         taps: Of the kernel, an axis.
     """
-    rank, parts = len(taps), []
-    for x, row, matrices in zip(maps, rows, axes, strict=True):
-        t = product(row, x.flatten(2)).unflatten(2, x.shape[2:])
-        t = t.unflatten(1, (*taps[:0:-1], -1, taps[0]))
-        # Here and below: N, taps of the axes to come, c, pixels of each axis.
-        t = t.flatten(rank + 1, rank + 2)
-        for axis, matrix in enumerate(matrices[:-1]):
-            if axis:
-                t = torch.cat(t.unbind(rank - axis), dim=rank + 1)
-            lead, rest = t.shape[: rank + 1], t.shape[rank + 2 :]
-            t = product(matrix, t.reshape(-1, t.shape[rank + 1], rest.numel()))
-            t = t.view(*lead, len(matrix), *rest)
-        parts += t.unbind(1)
-    joined = torch.cat(parts, dim=-1)
-    last = torch.cat([matrices[-1] for matrices in axes], dim=1)
-    out = product_last(joined.flatten(0, -3), last.T)
-    return out.reshape(*joined.shape[:-1], len(last))
+    parts = []
+    for x, row, (_, *matrices) in zip(maps, rows, axes, strict=True):
+        low = x.shape[2:]
+        t = product(row, x.flatten(2)).view(len(x), -1, *taps, *low)
+        t = t.permute(_interleaved(len(low))).contiguous()
+        right = 1
+        for i, matrix in reversed(list(enumerate(matrices, start=1))):
+            across = taps[i] * low[i]
+            if right == 1:
+                t = product_last(t.view(len(x), -1, across), matrix.T)
+            else:
+                t = product(matrix, t.view(-1, across, right))
+            right *= len(matrix)
+        parts.append(t.view(-1, taps[0] * low[0], right))
+    joined = parts[0] if len(parts) == 1 else torch.cat(parts, dim=1)
+    first = torch.cat([matrices[0] for matrices in axes], dim=1)
+    size = [len(matrix) for matrix in axes[0]]
+    return product(first, joined).view(len(maps[0]), -1, *size)
 
 
 def gather(
@@ -175,19 +201,20 @@ def gather(
         taps: Of the kernel, an axis.
 
     Returns:
-        ``(N, taps * c, pixels)``, in the order of ``rows_of``.
+        ``(N, c * taps, pixels)``, in the order of ``rows_of``.
     """
+    images, channels, *size = g.shape
+    *matrices, last = axes
+    t = g
+    for i, matrix in enumerate(matrices):
+        right = math.prod(size[i + 1 :])
+        t = product(matrix.T, t.reshape(-1, size[i], right))
+    t = product_last(t.reshape(images, -1, size[-1]), last)
+    pairs = chain.from_iterable(zip(taps, low, strict=True))
+    t = t.view(images, channels, *pairs)
     rank = len(taps)
-    t = product_last(g.flatten(0, -3), axes[-1])
-    t = t.reshape(*g.shape[:-1], taps[-1], low[-1]).movedim(-2, 1)
-    for axis in reversed(range(rank - 1)):
-        lead, rest = t.shape[: rank + 1], t.shape[rank + 2 :]
-        t = t.reshape(-1, t.shape[rank + 1], rest.numel())
-        t = product(axes[axis].T, t)
-        t = t.view(*lead, taps[axis], low[axis], *rest)
-        if axis:
-            t = t.movedim(rank + 1, rank - axis)
-    return t.reshape(len(g), -1, math.prod(low))
+    order = [*range(2, 2 + 2 * rank, 2), *range(3, 3 + 2 * rank, 2)]
+    return t.permute(0, 1, *order).reshape(images, -1, math.prod(low))
 
 
 def gradient_of_rows(g: Tensor, x: Tensor) -> Tensor:
@@ -213,7 +240,7 @@ def multiply_adds(
     """
     spread = [k * s for k, s in zip(taps, low, strict=True)]
     axes = [
-        math.prod(spread[i:]) * math.prod(high[: i + 1])
+        math.prod(spread[: i + 1]) * math.prod(high[i:])
         for i in range(len(low))
     ]
     return math.prod(spread), sum(axes)

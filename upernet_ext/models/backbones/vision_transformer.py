@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from ...interop import Change
+from ...layers.maps import map_of_tokens
 from ...layers.patch_embed import PatchEmbed, resample_position_embedding
 from ...layers.rank import check_spatial_dims, pad_to_multiple
 from ...layers.relative_position import (
@@ -285,7 +286,7 @@ class VisionTransformer(PyramidEncoder, BaseModule):
             if i in self.out_indices:
                 tokens = x[:, self.num_prefix_tokens :]
                 tokens = tokens if self.norm is None else self.norm(tokens)
-                maps.append(tokens.transpose(1, 2).unflatten(2, grid))
+                maps.append(map_of_tokens(tokens, grid))
         return tuple(maps)
 
     def _embed(self, x: Tensor, grid: tuple[int, ...]) -> Tensor:

@@ -70,10 +70,14 @@ def _theirs(case: Case) -> Call:
 
 
 def _row(
-    spatial_dims: int, factor: int, channels: int, low: int, small: int, time
+    spatial_dims: int, factor: int, channels: int, low: int, time: float
 ) -> Row:
-    common = dict(
-        spatial_dims=spatial_dims, factor=factor, channels=channels, batch=1
+    sizes = dict(
+        spatial_dims=spatial_dims,
+        factor=factor,
+        channels=channels,
+        batch=1,
+        low=low,
     )
     rank = '' if spatial_dims == 2 else '-3d'
     return Row(
@@ -88,14 +92,14 @@ def _row(
                 Goals(time=time),
             ),
         ),
-        reduced=dict(common, low=small),
-        full=dict(common, low=low),
+        reduced=sizes,
+        full=sizes,
     )
 
 
 ROWS = (
-    _row(2, 4, 512, 32, 16, 0.14),
-    _row(2, 2, 512, 64, 32, 0.42),
-    _row(3, 4, 128, 6, 6, 0.08),
-    _row(3, 2, 128, 12, 12, 0.32),
+    _row(2, 4, 512, 32, 0.14),
+    _row(2, 2, 512, 64, 0.42),
+    _row(3, 4, 128, 6, 0.08),
+    _row(3, 2, 128, 12, 0.32),
 )

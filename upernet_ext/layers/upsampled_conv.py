@@ -104,8 +104,8 @@ class _Geometry(NamedTuple):
         for x in maps:
             low = x.shape[2:]
             products, _ = multiply_adds(low, self.size, self.taps)
-            last = self.taps[0] * low[0] * pixels // self.size[0]
-            held += products + 2 * last
+            joined = self.taps[0] * low[0] * pixels // self.size[0]
+            held += 2 * max(products, joined)
         most = sum(images * x.shape[1] for x in maps) * pixels
         most = most * maps[0].itemsize // _wide(maps[0].dtype).itemsize
         if maps[0].device.type == 'cpu':
@@ -148,10 +148,9 @@ class _Convolution(torch.autograd.Function):
             found = spread(some, rows, axes, geometry.taps)
             if plain is not None:
                 out[images, channels] += found
-            elif bias is None:
-                out[images, channels] = found
             else:
-                out[images, channels] = found.add_(bias[channels])
+                found = found if bias is None else found.add_(bias[channels])
+                out[images, channels] = found
         return out
 
     @staticmethod
@@ -171,9 +170,20 @@ class _Convolution(torch.autograd.Function):
             g_plain = _plain_part_backward(
                 geometry, g, weight, plain, g_weight, plain_wanted
             )
-        g_maps = _low_part_backward(
-            geometry, g, weight, maps, g_weight, wanted
-        )
+        g_maps, blocks = [], geometry.blocks(maps, len(weight))
+        for (start, stop), x, needed in zip(
+            geometry.low, maps, wanted, strict=True
+        ):
+            kernel, g_kernel = (
+                w if w is None else w[:, start:stop]
+                for w in (weight, g_weight)
+            )
+            g_map = None
+            if needed or weight_wanted:
+                g_map = _low_map_backward(
+                    geometry, g, kernel, x, g_kernel, needed, blocks
+                )
+            g_maps.append(g_map)
         if g_weight is not None:
             g_weight = g_weight.to(weight.dtype)
         return None, g_weight, g_bias, g_plain, *g_maps
@@ -217,43 +227,32 @@ def _plain_part_backward(
     return g_plain
 
 
-def _low_part_backward(
+def _low_map_backward(
     geometry: _Geometry,
     g: Tensor,
-    weight: Tensor,
-    maps: Sequence[Tensor],
-    g_weight: Tensor | None,
-    wanted: Sequence[bool],
-) -> list[Tensor | None]:
-    """Return the gradient of each map, and write those of their kernels."""
-    taps, wide = geometry.taps, _wide(g.dtype)
-    g_maps = [
-        torch.zeros_like(x.flatten(2), dtype=wide) if needed else None
-        for x, needed in zip(maps, wanted, strict=True)
-    ]
-    for (start, stop), x, g_map in zip(
-        geometry.low, maps, g_maps, strict=True
-    ):
-        if g_map is None and g_weight is None:
-            continue
-        axes, pixels = geometry.axes(x), x.flatten(2).to(wide)
-        for channels, images in geometry.blocks(maps, len(weight)):
-            block = g[images, channels].to(wide)
-            block = gather(block, axes, x.shape[2:], taps)
-            if g_map is not None:
-                rows = rows_of(weight[channels, start:stop]).to(wide)
-                g_map[images] += product(rows.T, block)
-            if g_weight is not None:
-                found = gradient_of_rows(block, pixels[images])
-                found = kernel_of(found, taps)
-                if images.start:
-                    g_weight[channels, start:stop] += found
-                else:
-                    g_weight[channels, start:stop] = found
-    return [
-        g_map if g_map is None else g_map.view_as(x).to(x.dtype)
-        for g_map, x in zip(g_maps, maps, strict=True)
-    ]
+    kernel: Tensor,
+    x: Tensor,
+    g_kernel: Tensor | None,
+    wanted: bool,
+    blocks: Sequence[tuple[slice, slice]],
+) -> Tensor | None:
+    """Return the gradient of a map, and write that of its kernel."""
+    wide = _wide(g.dtype)
+    axes, pixels = geometry.axes(x), x.flatten(2).to(wide)
+    g_map = torch.zeros_like(pixels) if wanted else None
+    for channels, images in blocks:
+        block = g[images, channels].to(wide)
+        block = gather(block, axes, x.shape[2:], geometry.taps)
+        if g_map is not None:
+            rows = rows_of(kernel[channels]).to(wide)
+            g_map[images] += product(rows.T, block)
+        if g_kernel is not None:
+            found = gradient_of_rows(block, pixels[images])
+            found = kernel_of(found, geometry.taps)
+            if images.start:
+                found = found + g_kernel[channels]
+            g_kernel[channels] = found
+    return None if g_map is None else g_map.view_as(x).to(x.dtype)
 
 
 class UpsampledConvModule(ConvModule):

@@ -78,7 +78,7 @@ class LoadImage(BaseTransform):
             image = image[..., ::-1]
         image = np.ascontiguousarray(self._rescale(image, path))
         if self.color == 'color' and image.shape[2] == 1:
-            image = np.repeat(image, 3, axis=2)
+            image = cv2.cvtColor(image, cv2.COLOR_GRAY2BGR)
         if self.color == 'grayscale' and image.shape[2] == 3:
             image = cv2.cvtColor(image, cv2.COLOR_BGR2GRAY)[..., None]
         results['img'] = image

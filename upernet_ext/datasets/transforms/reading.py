@@ -126,7 +126,7 @@ def _decode_image(data: bytes) -> np.ndarray:
     if image.shape[2] == 3:
         image = image[..., ::-1]
     elif image.shape[2] == 4:
-        image = image[..., [2, 1, 0, 3]]
+        image = cv2.cvtColor(image, cv2.COLOR_BGRA2RGBA)
     if data.startswith(_JPEG_MAGIC) and not _may_be_turned(data):
         return image
     with Image.open(io.BytesIO(data)) as header:

@@ -105,11 +105,11 @@ def _gradients(
     g: Tensor, x: Tensor, weight: Tensor, needed: tuple[bool, ...]
 ) -> tuple[Tensor | None, ...]:
     """Return the gradients of input, weight and bias where needed."""
-    rows = g.flatten(0, -2)
+    rows, inputs = g.reshape(-1, g.shape[-1]), x.reshape(-1, x.shape[-1])
     for_x, for_weight, for_bias = needed
     return (
         linear(g, weight.T) if for_x else None,
-        linear(rows.T, x.flatten(0, -2).T) if for_weight else None,
+        linear(rows.T, inputs.T) if for_weight else None,
         rows.sum(0) if for_bias else None,
     )
 

@@ -98,9 +98,8 @@ class PatchMerging(nn.Module):
         # last, so that a volume repeats the weights of an image.
         *depth, rows, columns = inner
         x = x.permute(0, *grid, *depth, columns, rows, -1).flatten(rank + 1)
-        if self.v2:
-            return self.norm(self.reduction(x))
-        return self.reduction(self.norm(x))
+        norm, project = self.norm, self.reduction
+        return norm(project(x)) if self.v2 else project(norm(x))
 
 
 class Block(nn.Module):

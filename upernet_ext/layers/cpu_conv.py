@@ -156,13 +156,13 @@ def convolve_on_cpu(
 
 def _is_torchs_choice_known(x: Tensor, weight: Tensor) -> bool:
     return (
-        type(x) is Tensor
+        not torch.compiler.is_compiling()
+        and not torch.jit.is_tracing()
+        and type(x) is Tensor
         and x.device.type == 'cpu'
         and x.dtype == weight.dtype == torch.float32
         and torch.backends.mkldnn.is_available()
         and autocast_dtype(x.device) is None
-        and not torch.jit.is_tracing()
-        and not torch.compiler.is_compiling()
     )
 
 

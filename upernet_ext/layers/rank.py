@@ -13,11 +13,11 @@ from mmcv.cnn import ConvModule
 from torch import Tensor, nn
 from torch.nn import functional as F  # noqa: N812
 
-from .cpu_conv import CpuConvMixin
 from .hooks import runs_only_itself
 from .norms import norm as norm
 from .norms import norm_cfg
 from .norms import revert_sync_batch_norm as revert_sync_batch_norm
+from .small_conv import SmallMapMixin
 from .spatial_dims import SPATIAL_DIMS, check_spatial_dims
 
 
@@ -66,8 +66,8 @@ class _FittedDilationMixin:
         )
 
 
-class Conv3d(CpuConvMixin, nn.Conv3d):
-    """``nn.Conv3d`` that is right on small maps of a CPU, and fast."""
+class Conv3d(SmallMapMixin, nn.Conv3d):
+    """``nn.Conv3d`` that is right, and lean, on small maps of a CPU."""
 
 
 class FittedConv2d(_FittedDilationMixin, nn.Conv2d):

@@ -16,6 +16,7 @@ from torch.nn import functional as F  # noqa: N812
 from ...interop.inflate import inflate
 from ...layers import norms, rank
 from ...layers.channel_norm import ChannelLayerNorm, GlobalResponseNorm
+from ...layers.linear import Linear
 
 
 class ACSConv(nn.Conv2d):
@@ -163,7 +164,8 @@ LAYERS: Mapping[type[nn.Module], Callable[[nn.Module], nn.Module]] = {
         cls: _same
         for cls in (
             *(nn.SyncBatchNorm, nn.GroupNorm, norms.GroupNorm, DropPath),
-            *(ChannelLayerNorm, GlobalResponseNorm, nn.LayerNorm, nn.Linear),
+            *(ChannelLayerNorm, GlobalResponseNorm, nn.LayerNorm),
+            *(nn.Linear, Linear),
             *(nn.Identity, nn.Dropout),
             *(nn.ReLU, nn.ReLU6, nn.SiLU, nn.GELU, nn.Sigmoid, nn.Hardswish),
         )

@@ -25,6 +25,8 @@ _ROOT = Path(__file__).parents[2]
 def _files(case: Case, folder: str) -> list[dict]:
     """Write photographs of noise and maps of regions.
 
+    A photograph has 42 KB, as ADE20K's have: 923 MB for 22,210 with labels.
+
     Returns:
         What a dataset gives its pipeline, one dictionary an image.
     """
@@ -32,16 +34,16 @@ def _files(case: Case, folder: str) -> list[dict]:
     width, height = case['size']
     found = []
     for i in range(case['images']):
-        coarse = rng.integers(0, 256, (height // 8, width // 8, 3), np.uint8)
+        coarse = rng.integers(0, 256, (height // 16, width // 16, 3), np.uint8)
         image = cv2.resize(coarse, (width, height))
-        image = cv2.add(image, rng.integers(0, 12, image.shape, np.uint8))
+        image = cv2.add(image, rng.integers(0, 8, image.shape, np.uint8))
         # 0 is what ADE20K leaves unlabelled.
         regions = rng.integers(0, CLASSES + 1, (8, 10), np.uint8)
         labels = cv2.resize(
             regions, (width, height), interpolation=cv2.INTER_NEAREST
         )
         paths = [f'{folder}/{i}{end}' for end in ('.jpg', '.png')]
-        cv2.imwrite(paths[0], image)
+        cv2.imwrite(paths[0], image, [cv2.IMWRITE_JPEG_QUALITY, 75])
         cv2.imwrite(paths[1], labels)
         found.append(
             dict(

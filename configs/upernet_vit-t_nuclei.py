@@ -2,7 +2,7 @@
 
 Run:    python tools/train.py configs/upernet_vit-t_nuclei.py
         (8 images, one device)
-Expect: 82.8 mIoU on val, run here (seed 0, --amp); no published number.
+Expect: 83.4 mIoU on val, run here (seed 0, --amp); no published number.
 """
 
 _base_ = [

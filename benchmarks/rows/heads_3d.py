@@ -162,20 +162,27 @@ def _medicai(case: Case) -> Call:
     return _call(case, leaves, forward)
 
 
-def _row(name: str, hidden: int, edge: int, peers: tuple) -> Row:
-    sizes = dict(hidden=hidden, batch=1, top_down='lateral', training=True)
+def _row(hidden: int) -> Row:
+    # Smaller volumes have the gradients of the deepest level's kernel as
+    # their peak memory, which both sides return.
+    sizes = dict(
+        hidden=hidden,
+        batch=1,
+        top_down='lateral',
+        training=True,
+        edge=96,
+    )
     return Row(
-        name,
+        f'head-3d-{hidden}',
         f'3D head, ResNet-50 pyramid, hidden {hidden}, forward + backward',
         _ours,
-        peers,
-        reduced=dict(sizes, edge=edge),
-        full=dict(sizes, edge=96),
+        (Peer('plain', _plain, _GOALS),),
+        reduced=sizes,
+        full=sizes,
         smooth=False,
     )
 
 
-_PLAIN = (Peer('plain', _plain, _GOALS),)
 # At batch 1 its norms of a single value are 0, ours are not, so norms use
 # their running statistics. Its pooling is ours where the deepest map has 3
 # voxels an axis.
@@ -190,9 +197,8 @@ _MEDICAI = Peer(
 )
 
 ROWS = (
-    # Below, the gradients of the deepest level's kernel are the peak memory.
-    _row('head-3d-128', 128, 96, _PLAIN),
-    _row('head-3d-256', 256, 64, _PLAIN),
+    _row(128),
+    _row(256),
     Row(
         'head-3d-medicai',
         "3D head with medicai's top-down path, forward + backward",

@@ -260,3 +260,20 @@ def test_a_row_runs_end_to_end(
     assert capsys.readouterr().out.strip() in written
     assert 'python -m benchmarks.run --only slide' in written
     assert (tmp_path / 'bench.png').exists()
+
+
+@pytest.mark.slow
+def test_several_rows_run_apart(tmp_path: Path) -> None:
+    numbers = tmp_path / 'numbers.json'
+    options = ['--no-peaks', '--repetitions', '2', '--json', str(numbers)]
+    threads = torch.get_num_threads()
+    try:
+        run.main(['--only', 'pipeline', 'miou', *options])
+    finally:
+        torch.set_num_threads(threads)
+    found = json.loads(numbers.read_text())
+    assert [c['row'] for c in found] == ['pipeline', 'miou']
+    for comparison in found:
+        assert comparison['different'] == 0
+        assert comparison['ratios']['time'] > 0
+        assert comparison['ratios']['memory'] is None

@@ -2,8 +2,8 @@
 
 Run: python -m benchmarks.run [--only NAME ...] [--full] [--device cuda]
 
-Each row takes less than a minute on two cores at its reduced size. See
-benchmarks/README.md.
+Each row takes about a minute at most on two cores at its reduced size, and has
+a process of its own. See benchmarks/README.md.
 """
 
 import argparse

@@ -19,7 +19,7 @@ from ...layers.precision import no_autocast
 
 # Of the logits of one slab. A processor wants it in its cache; an
 # accelerator wants few slabs, for each is some fifty kernels to start.
-SLAB_BYTES_CPU = 4 * 2**20
+SLAB_BYTES_CPU = 3 * 2**20
 SLAB_BYTES_ACCELERATOR = 256 * 2**20
 
 

@@ -17,7 +17,7 @@ from .hooks import runs_only_itself
 from .norms import norm as norm
 from .norms import norm_cfg
 from .norms import revert_sync_batch_norm as revert_sync_batch_norm
-from .small_conv import SmallMapMixin
+from .small_conv import SmallMapMixin, keeps_the_size
 from .spatial_dims import SPATIAL_DIMS, check_spatial_dims
 
 
@@ -190,16 +190,9 @@ def is_plain_conv(module: nn.Module) -> bool:
     Of stride 1, one group, an odd kernel and the padding with zeros that
     goes with it; and it runs no hook and no forward of others.
     """
-    if type(module) not in (nn.Conv2d, nn.Conv3d, Conv3d):
-        return False
-    edges = zip(
-        module.kernel_size, module.dilation, module.padding, strict=False
-    )
     return (
-        set(module.stride) == {1}
-        and module.groups == 1
-        and module.padding_mode == 'zeros'
-        and all(k % 2 and p == k // 2 * d for k, d, p in edges)
+        type(module) in (nn.Conv2d, nn.Conv3d, Conv3d)
+        and keeps_the_size(module)
         and runs_only_itself(module)
     )
 

@@ -3,7 +3,7 @@
 import math
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional as F  # noqa: N812
 
 from .precision import autocast_dtype
@@ -40,18 +40,28 @@ class SmallMapMixin:
     def _conv_forward(
         self, x: Tensor, weight: Tensor, bias: Tensor | None
     ) -> Tensor:
-        by_windows = self._keeps_the_size() and _is_mostly_kernel(x, weight)
+        by_windows = (
+            keeps_the_size(self)
+            and set(self.dilation) == {1}
+            and _is_mostly_kernel(x, weight)
+        )
         convolve = _by_windows if by_windows else super()._conv_forward
         return convolve(x, weight, bias)
 
-    def _keeps_the_size(self) -> bool:
-        padding = tuple(k // 2 for k in self.kernel_size)
-        return (
-            all(k % 2 for k in self.kernel_size)
-            and tuple(self.padding) == padding
-            and {*self.stride, *self.dilation, self.groups} == {1}
-            and self.padding_mode == 'zeros'
-        )
+
+def keeps_the_size(conv: nn.Module) -> bool:
+    """Tell whether a convolution's result has the size of its map.
+
+    By stride 1, one group, an odd kernel and the padding with zeros that goes
+    with it.
+    """
+    edges = zip(conv.kernel_size, conv.dilation, conv.padding, strict=False)
+    return (
+        set(conv.stride) == {1}
+        and conv.groups == 1
+        and conv.padding_mode == 'zeros'
+        and all(k % 2 and p == k // 2 * d for k, d, p in edges)
+    )
 
 
 def _is_mostly_kernel(x: Tensor, weight: Tensor) -> bool:

@@ -18,9 +18,8 @@ from upernet_ext.layers.linear import (
     _WORTH_A_CALL,
     Linear,
     linear,
-    linear_of,
-    linear_of_norm,
 )
+from upernet_ext.layers.recomputed_input import linear_of, linear_of_norm
 from upernet_ext.layers.transformer import Positions, TransformerBlock
 
 # Large enough for oneDNN.

@@ -1,15 +1,10 @@
-"""Linear layers: by the faster library, and without keeping their input.
+"""Linear layers by the faster library.
 
 On a CPU ``F.linear`` takes float32 to MKL, which runs at half of oneDNN's
 speed on AMD. oneDNN's product is the operator that torch's own compiler puts
 into its graphs; here it gets a gradient, and serves whoever does not compile.
-What comes before a linear layer (a norm, an activation) is often cheap: its
-result need not be kept for the backward pass. Both are counted in
-``docs/performance.md``.
+What it saves is counted in ``docs/performance.md``.
 """
-
-from collections.abc import Callable
-from itertools import compress
 
 import torch
 from torch import Tensor, nn
@@ -17,8 +12,7 @@ from torch.autograd import Function
 from torch.nn import functional as F  # noqa: N812
 from torch.utils.flop_counter import register_flop_formula
 
-from .hooks import runs_only_itself
-from .precision import autocast, autocast_dtype, no_autocast
+from .precision import autocast_dtype
 
 # Multiply-adds; below, a call costs more than the faster library saves.
 _WORTH_A_CALL = 2**21
@@ -29,8 +23,6 @@ _HAS_BOTH = (
     and torch.backends.mkldnn.is_available()
     and hasattr(torch.ops.mkldnn, '_linear_pointwise')
 )
-
-_CHEAP = (nn.LayerNorm, nn.Identity)
 
 if _HAS_BOTH:
 
@@ -48,7 +40,7 @@ def _takes_onednn(x: Tensor, weight: Tensor) -> bool:
     return (
         _HAS_BOTH
         and torch.backends.mkldnn.enabled
-        and not _is_transformed()
+        and not is_transformed()
         and x.device.type == weight.device.type == 'cpu'
         and _is_dense(x)
         and _is_dense(weight)
@@ -58,7 +50,7 @@ def _takes_onednn(x: Tensor, weight: Tensor) -> bool:
     )
 
 
-def _is_transformed() -> bool:
+def is_transformed() -> bool:
     """Tell whether others read the graph: an exporter, or torch.func."""
     if torch.jit.is_tracing() or torch.compiler.is_exporting():
         return True
@@ -98,13 +90,20 @@ class _Linear(Function):
     @staticmethod
     def backward(ctx, g: Tensor) -> tuple[Tensor | None, ...]:
         x, weight = ctx.saved_tensors
-        return _gradients(g, x, weight, ctx.needs_input_grad)
+        return gradients(g, x, weight, ctx.needs_input_grad)
 
 
-def _gradients(
+def gradients(
     g: Tensor, x: Tensor, weight: Tensor, needed: tuple[bool, ...]
 ) -> tuple[Tensor | None, ...]:
-    """Return the gradients of input, weight and bias where needed."""
+    """Return the gradients of ``linear(x, weight, bias)`` where needed.
+
+    Args:
+        g: Gradient of the result.
+        x: ``(..., K)``.
+        weight: ``(N, K)``.
+        needed: Whether those of input, weight and bias are.
+    """
     rows, inputs = g.reshape(-1, g.shape[-1]), x.reshape(-1, x.shape[-1])
     for_x, for_weight, for_bias = needed
     return (
@@ -136,108 +135,3 @@ class Linear(nn.Linear):
     def forward(self, x: Tensor) -> Tensor:
         """Return ``(..., out_features)`` for ``(..., in_features)``."""
         return linear(x, self.weight, self.bias)
-
-
-class _LinearOfResult(Function):
-    """A linear layer whose input is computed again in the backward pass."""
-
-    @staticmethod
-    def forward(
-        ctx,
-        compute: Callable[..., Tensor],
-        weight: Tensor,
-        bias: Tensor | None,
-        *inputs: Tensor | None,
-    ) -> Tensor:
-        ctx.compute = compute
-        ctx.cast_to = autocast_dtype(weight.device)
-        ctx.save_for_backward(weight, *inputs)
-        return linear(compute(*inputs), weight, bias)
-
-    @staticmethod
-    def backward(ctx, g: Tensor) -> tuple[Tensor | None, ...]:
-        weight, *inputs = ctx.saved_tensors
-        needed = ctx.needs_input_grad
-        twice = torch.is_grad_enabled()
-        if not twice:
-            inputs = [
-                t if t is None else t.detach().requires_grad_(need)
-                for t, need in zip(inputs, needed[3:], strict=True)
-            ]
-        wanted = list(compress(inputs, needed[3:]))
-        with torch.enable_grad(), autocast(weight.device, ctx.cast_to):
-            x = ctx.compute(*inputs)
-        with no_autocast(weight.device):
-            for_x, *found = _gradients(
-                g,
-                x.to(g.dtype),
-                weight.to(g.dtype),
-                (bool(wanted), *needed[1:3]),
-            )
-            ways = iter(
-                torch.autograd.grad(
-                    x, wanted, for_x.to(x.dtype), create_graph=twice
-                )
-                if wanted
-                else ()
-            )
-        rest = [next(ways) if need else None for need in needed[3:]]
-        return None, *found, *rest
-
-
-def linear_of(
-    layer: nn.Module, compute: Callable[..., Tensor], *inputs: Tensor | None
-) -> Tensor:
-    """Return ``layer(compute(*inputs))`` and keep only the inputs.
-
-    Where the layer is not our own (LoRA's, say), is frozen or hooked, and
-    where the graph is compiled or written down, the plain form stays.
-
-    Args:
-        layer: A linear layer.
-        compute: What is cheap to compute again; it closes over no tensor and
-            draws no random numbers.
-        inputs: All tensors that it reads.
-    """
-    is_ours = (
-        type(layer) is Linear
-        and runs_only_itself(layer)
-        and layer.weight.requires_grad
-        and torch.is_grad_enabled()
-        and not torch.compiler.is_compiling()
-        and not _is_transformed()
-    )
-    if is_ours:
-        return _LinearOfResult.apply(
-            compute, layer.weight, layer.bias, *inputs
-        )
-    return layer(compute(*inputs))
-
-
-def linear_of_norm(
-    layer: nn.Module,
-    norm: nn.Module,
-    x: Tensor,
-    *,
-    before: Callable[[Tensor], Tensor] | None = None,
-) -> Tensor:
-    """Return ``layer(norm(before(x)))`` and keep only ``x``.
-
-    Args:
-        layer: A linear layer.
-        norm: A layer norm or ``nn.Identity``; what other modules return is
-            kept.
-        x: ``(..., C)``.
-        before: See ``linear_of``; ``None`` for nothing.
-    """
-    if not runs_only_itself(norm) or type(norm) not in _CHEAP:
-        return layer(norm(x if before is None else before(x)))
-    if type(norm) is nn.Identity:
-        return layer(x) if before is None else linear_of(layer, before, x)
-
-    def compute(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
-        x = x if before is None else before(x)
-        return F.layer_norm(x, shape, weight, bias, eps)
-
-    shape, eps = norm.normalized_shape, norm.eps
-    return linear_of(layer, compute, x, norm.weight, norm.bias)

@@ -13,7 +13,8 @@ from mmcv.cnn.bricks import DropPath
 from torch import Tensor, nn
 from torch.nn import functional as F  # noqa: N812
 
-from .linear import Linear, linear_of, linear_of_norm
+from .linear import Linear
+from .recomputed_input import linear_of, linear_of_norm
 from .relative_position import RelativePositionBias
 from .rope import Rotation
 

@@ -15,8 +15,9 @@ from torch import Tensor, nn
 from torch.nn import functional as F  # noqa: N812
 from torch.utils.checkpoint import checkpoint
 
-from ...layers.linear import Linear, linear_of
+from ...layers.linear import Linear
 from ...layers.rank import check_spatial_dims, conv
+from ...layers.recomputed_input import linear_of
 from ...registry import MODELS
 from .encoder import Encoder, PyramidEncoder, select_levels
 
